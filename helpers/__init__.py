@@ -1,0 +1,1 @@
+"""Arithmetic behind the phi-and-pixels notebooks; each module says what it holds."""

@@ -1,0 +1,81 @@
+"""Names of a model's modules: finding one, its role in attention, its counterparts in other layers."""
+
+import difflib
+import re
+
+# What projections of attention are called in common architectures.
+ROLES = {
+    **dict.fromkeys(("query", "q_proj", "q_lin", "q", "wq"), "q"),
+    **dict.fromkeys(("key", "k_proj", "k_lin", "k", "wk"), "k"),
+    **dict.fromkeys(("value", "v_proj", "v_lin", "v", "wv"), "v"),
+    **dict.fromkeys(("o_proj", "out_proj", "out_lin", "o", "wo"), "o"),
+}
+
+
+class NoSuchModule(ValueError):
+    """A name that fits no module, or several; the message lists candidates."""
+
+
+def find(wanted, names, where):
+    """The one of `names` that is `wanted`, ends with it, or is its end (`bert.encoder…` in an adapter is `encoder…`).
+
+    Parts are whole: `layer.1` is not found in `layer.11`. where: owner of the names, for the message.
+    Raises NoSuchModule when none or several fit.
+    """
+    names = list(names)
+    if wanted in names:
+        return wanted
+    found = [name for name in names if name.endswith("." + wanted)]
+    found = found or [name for name in names if wanted.endswith("." + name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NoSuchModule(f"module {wanted!r} is ambiguous in {where}: {_listed(found)}; write more of the name")
+    parts = wanted.count(".") + 1
+    ends = {".".join(name.split(".")[-parts:]): name for name in reversed(names)}
+    near = [ends[end] for end in difflib.get_close_matches(wanted, ends, 3)]
+    hint = f"did you mean {_listed(near)}?" if near else f"they are {_listed(names)}"
+    raise NoSuchModule(f"module {wanted!r} is not in {where}, which has {len(names)} modules; {hint}")
+
+
+def common(holders):
+    """Modules of the first of `holders` (adapters, models), under its names, that all the others have too."""
+    first, *others = holders
+    return [name for name in first.modules() if all(_has(other, name) for other in others)]
+
+
+def role(module):
+    """What a projection does in attention, by the usual names: "q", "k", "v", "o", or "" for any other."""
+    return ROLES.get(_last(module), "")
+
+
+def query_and_value(module, names):
+    """`module` and, where `names` holds it, the value projection beside it (beside a value projection: the query)."""
+    wanted, parent = "q" if role(module) == "v" else "v", module.rpartition(".")[0]
+    return [module, *(name for name in names if name == f"{parent}.{_last(name)}" != module and role(name) == wanted)]
+
+
+def every_layer(module, names):
+    """{layer number: name} of those `names` that differ from `module` in its first number only; else {0: module}."""
+    parts = module.split(".")
+    place = next((n for n, part in enumerate(parts) if part.isdigit()), None)
+    if place is None:
+        return {0: module}
+    pattern = re.compile(r"\.".join(r"(\d+)" if n == place else re.escape(part) for n, part in enumerate(parts)))
+    return dict(sorted((int(match[1]), match[0]) for match in map(pattern.fullmatch, names) if match))
+
+
+def _has(holder, module):
+    try:
+        return bool(holder.find(module))
+    except NoSuchModule:
+        return False
+
+
+def _last(name):
+    return name.rpartition(".")[2]
+
+
+def _listed(names):
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(repr(name) for name in names[:6]) + more

@@ -1,0 +1,199 @@
+"""What a notebook found, as data: claims, tables, provenance → one result file, written by the last cell."""
+
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML, Image, Markdown, display
+from threadpoolctl import threadpool_info
+
+from helpers.checkpoints import ROOT, resolve
+
+PACKAGES = ("numpy", "scipy", "torch", "safetensors", "pandas", "matplotlib")
+FIGURE_DPI = 144
+HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
+
+
+class Report:
+    """Claims, tables and provenance of one run of a notebook.
+
+    notebook: its name. parameters: {name: value}. results: where `finish` writes the JSON result file; empty: nowhere.
+    A place for the answer is shown where the report is made; `finish` fills it with the findings.
+    """
+
+    def __init__(self, notebook, parameters, results=""):
+        self.started = time.monotonic()
+        self.notebook = notebook
+        self.parameters = {name: value for name, value in parameters.items() if name != "results"}
+        self.results = results
+        self.claims, self.tables, self.findings, self.hashes = [], {}, [], {}
+        self.answer = display(
+            Markdown("*The answer stands here once the notebook has run to its end.*"), display_id=True
+        )
+
+    def hash_inputs(self, files):
+        """Record the hash of files that the numbers come from."""
+        self.hashes |= {_shown(path): file_hash(path) for path in files}
+
+    def say(self, markdown):
+        """Show a sentence with computed numbers. Wrap names that come from files in `literal`."""
+        display(Markdown(markdown))
+
+    def finding(self, markdown):
+        """Show a sentence as `say` does, and take it into the answer at the top."""
+        self.findings.append(markdown)
+        self.say(markdown)
+
+    def claim(self, name, statement, *, statistic, threshold, holds, source):
+        """Record and show a claim.
+
+        statement: the sentence that is true or false. statistic, threshold: numbers, or None where there is nothing to
+        compute. holds: True, False, or None for undecided. source: who claimed it. A claim that fails is a result.
+        """
+        holds = None if holds is None else bool(holds)
+        statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
+        claim = {"name": name, "statement": statement, "statistic": statistic, "threshold": threshold}
+        self.claims.append({**claim, "holds": holds, "source": source})
+        self.say(f"**{verdict(holds).capitalize()}.** {statement} *({source})*")
+
+    def table(self, name, frame, caption, shown=None):
+        """Record and show a table; text in it is escaped on the page.
+
+        frame: DataFrame, recorded; a named index becomes a column. shown: how it reads best, where that is not `frame`.
+        """
+        frame = frame.reset_index() if frame.index.name else frame
+        columns = [str(column) for column in frame.columns]
+        self.tables[name] = {"columns": columns, "rows": frame.astype(object).values.tolist()}
+        display(HTML(_table(frame if shown is None else shown, caption)))
+
+    def figure(self, figure, alt):
+        """Show a matplotlib figure. alt: what a sighted reader takes from it, with the numbers."""
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
+        display(Image(png.getvalue(), alt=alt, width=round(figure.get_figwidth() * 96)))
+
+    def finish(self):
+        """Show all claims and the provenance, fill in the answer, write the result file (whole, or not at all)."""
+        columns = ["name", "statement", "statistic", "threshold", "holds", "source"]
+        claims = pd.DataFrame(self.claims, columns=columns)
+        claims["holds"] = [verdict(value) for value in claims["holds"]]
+        display(HTML(_table(claims, "Every claim of this notebook")))
+        held = sum(claim["holds"] is True for claim in self.claims)
+        findings = [*self.findings, f"{held} of {len(self.claims)} claims hold."]
+        self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {finding}" for finding in findings)))
+        provenance = self.provenance()
+        display(HTML(_provenance_list(self.parameters, provenance)))
+        if self.results:
+            content = {"notebook": self.notebook, "parameters": self.parameters, "claims": self.claims}
+            content |= {"tables": self.tables, "provenance": provenance, "complete": True}
+            write_whole(resolve(self.results), json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+
+    def provenance(self):
+        """Versions, commit, input hashes, threads, seconds and peak memory of this run."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "inputs": self.hashes,
+            "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
+            "seconds": round(time.monotonic() - self.started, 1),
+            "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+        }
+
+
+def verdict(holds):
+    """A claim's `holds` in words."""
+    return {True: "holds", False: "does not hold", None: "undecided"}[holds]
+
+
+def literal(text):
+    """`text` from a file or a user, as code in Markdown or HTML: nothing in it acts as markup."""
+    marked = "".join(f"&#{ord(c)};" if c in r"\`*_{}[]()<>#+-.!|$~&:/@\"'" else c for c in str(text))
+    return f"<code>{marked}</code>"
+
+
+def file_hash(path):
+    """SHA-256 of a file in hexadecimal; for a very large file its size instead."""
+    path = Path(path)
+    size = path.stat().st_size
+    if size > HASHED_UP_TO:
+        return f"not hashed: {size} bytes"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path, text):
+    """Write `text` so that `path` holds all of it or what it held before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _table(frame, caption):
+    formats = {name: _decimals(frame[name]) for name in frame.select_dtypes("float")}
+    shown = frame.rename_axis(columns=None).to_html(index=False, escape=True, border=0, formatters=formats, na_rep="–")
+    return shown.replace(">\n", f">\n<caption>{html.escape(caption)}</caption>\n", 1)
+
+
+def _decimals(column):
+    """A format with as many decimals as a column's greatest number leaves room for: 0.1234, 1.234, 12.34, 123.4."""
+    digits = 4 - len(str(int(column.abs().max()))) if column.abs().max() >= 1 else 4
+    return ("{:." + str(max(digits, 0)) + "f}").format
+
+
+def _shown(path):
+    """The path from the repository's root; of a file outside it (or of an installed package) the last two parts."""
+    path = Path(path).resolve()
+    inside = path.is_relative_to(ROOT) and "site-packages" not in path.parts
+    return path.relative_to(ROOT).as_posix() if inside else "/".join(path.parts[-2:])
+
+
+def _commit():
+    try:
+        git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty= with changes", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _provenance_list(parameters, provenance):
+    rows = {
+        "Parameters": ", ".join(f"{name} = {value!r}" for name, value in parameters.items()),
+        "Commit": provenance["commit"],
+        "Versions": ", ".join(
+            f"{name} {number}" for name, number in {"python": provenance["python"], **provenance["versions"]}.items()
+        ),
+        "Inputs (SHA-256)": ", ".join(f"{path} {digest[:12]}" for path, digest in provenance["inputs"].items()),
+        "Run": "{threads} threads, {seconds} s, peak memory {peak_memory_mb} MB".format(**provenance),
+    }
+    return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items()) + "</dl>"
+
+
+def _plain(value):
+    """JSON-ready copy: numpy scalars become Python's, and numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

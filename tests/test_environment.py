@@ -1,0 +1,70 @@
+"""The three lists of dependencies say the same, and what is imported is in them."""
+
+import ast
+import re
+import sys
+import tomllib
+from itertools import chain
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from helpers.checkpoints import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
+IMPORT_NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "IPython": "ipython"}
+
+
+def requirements(*extras):
+    lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
+    return {requirement.name: requirement for requirement in map(Requirement, chain(*lists))}
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_conda_ranges_are_those_of_pyproject():
+    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert packages[-1] == {"pip": ["-e ."]}
+    conda = {name: ranges for name, _, ranges in (line.partition(" ") for line in packages[:-1])}
+    assert conda.pop("pip") == ""
+    assert conda.pop("python").startswith(PROJECT["requires-python"])
+    expected = {CONDA_NAMES.get(name, name): found.specifier for name, found in requirements().items()}
+    assert {name: Requirement(f"{name}{ranges}").specifier for name, ranges in conda.items()} == expected
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    for name, requirement in requirements("training", "test").items():
+        assert Version(pins()[name]) in requirement.specifier, name
+
+
+def test_every_line_says_why():
+    for file in ("pyproject.toml", "environment.yml"):
+        for line in (ROOT / file).read_text().splitlines():
+            if re.search(r"[\w-]+ ?>=\d", line) and "requires" not in line and not line.strip().startswith("- python "):
+                assert re.search(r"# \w+", line), line
+
+
+@pytest.mark.parametrize(
+    ("files", "extras"),
+    [
+        (sorted(set((ROOT / "helpers").glob("*.py")) - {ROOT / "helpers" / "finetuning.py"}), ()),
+        ([ROOT / "helpers" / "finetuning.py"], ("training",)),
+        (sorted((ROOT / "tests").rglob("*.py")), ("training", "test")),
+    ],
+    ids=["helpers", "training", "tests"],
+)
+def test_what_is_imported_is_required(files, extras):
+    """The default run needs neither peft nor transformers: only the training room may import them."""
+    allowed = {name.lower().replace("-", "_") for name in requirements(*extras)} | {"helpers", "tests"}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names):
+                assert IMPORT_NAMES.get(name, name).lower().replace("-", "_") in allowed, f"{file.name}: {name}"

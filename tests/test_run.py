@@ -1,0 +1,94 @@
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from helpers import run
+from helpers.checkpoints import ROOT
+
+REPORT = """\
+from helpers.report import Report
+report = Report("small", {"fail": fail, "stop": stop}, results)
+report.claim("c", "So.", statistic=1, threshold=0, holds=True, source="here")
+if fail:
+    raise RuntimeError("as asked")
+if not stop:
+    report.finish()"""
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title & more\n\nInline $\\phi$ and\n\n$$\\frac{1}{2}$$"),
+        nbformat.v4.new_code_cell(
+            'fail: bool = False\nstop: bool = False\nresults: str = ""', metadata={"tags": ["parameters"]}
+        ),
+        nbformat.v4.new_code_cell(REPORT),
+    ]
+    place = tmp_path / "small.ipynb"
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+        ),
+        place,
+    )
+    return place
+
+
+def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
+    place = run.run(notebook, {}, tmp_path / "out")
+    assert sorted(file.name for file in place.iterdir()) == ["notebook.ipynb", "report.html", "results.json"]
+    assert json.loads((place / "results.json").read_text())["complete"] is True
+    good = {file.name: file.read_bytes() for file in place.iterdir()}
+    with pytest.raises(run.RunFailed, match=r"small\.ipynb failed: RuntimeError: as asked"):
+        run.run(notebook, {"fail": True}, tmp_path / "out")
+    assert "as asked" in (place / "failed.ipynb").read_text()
+    with pytest.raises(run.RunFailed, match="without its result file"):
+        run.run(notebook, {"stop": True}, tmp_path / "out")
+    assert good.items() <= {file.name: file.read_bytes() for file in place.iterdir()}.items()
+    run.run(notebook, {}, tmp_path / "out")
+    assert sorted(file.name for file in place.iterdir()) == ["notebook.ipynb", "report.html", "results.json"]
+
+
+def test_a_page_asks_nothing_of_the_network_and_sets_its_mathematics(notebook, tmp_path):
+    page = (run.run(notebook, {}, tmp_path / "out") / "report.html").read_text()
+    assert "<title>Title &amp; more</title>" in page
+    assert page.count("<math") == 2
+    assert "<mfrac>" in page
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\(|@import|<script|<link""", page)
+    assert "default-src 'none'" in page
+
+
+def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path):
+    def call(*words):
+        command = [sys.executable, "-m", "helpers", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    done = call("run", str(notebook), "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, f"report: {tmp_path / 'small' / 'report.html'}\n")
+    failed = call("run", str(notebook), "--out", str(tmp_path), "-p", "fail", "true")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("error: small.ipynb failed: RuntimeError: as asked")
+    bad = call("run", "notebooks/01_subspace_similarity.ipynb", "--out", str(tmp_path), "-p", "modul", "x")
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: there is no parameter 'modul'")
+    assert call("run", str(tmp_path / "none.ipynb")).returncode == 2
+    assert "a list is" in call("run", "--help").stdout
+
+
+def test_refresh_puts_outputs_in_and_nothing_of_the_machine(notebook):
+    run.refresh(notebook)
+    text, content = notebook.read_text(), nbformat.read(notebook, as_version=4)
+    assert "So." in text
+    assert "papermill" not in text
+    assert str(notebook.parent) not in text
+    assert not re.search(r"\d{4}-\d\d-\d\dT", text)
+    assert content.metadata["source_digest"] == run.source_digest(content)
+    content.cells[0].source += "changed"
+    assert content.metadata["source_digest"] != run.source_digest(content)
+    ids = [cell.id for cell in content.cells]
+    run.refresh(notebook)
+    assert [cell.id for cell in nbformat.read(notebook, as_version=4).cells] == ids
