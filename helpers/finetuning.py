@@ -174,17 +174,8 @@ def adapter_card(row, settings):
     used = ", ".join(
         f"{name} {settings[name]}" for name in ("steps", "batch_size", "learning_rate", "alpha", "threads")
     )
-    return ADAPTER_CARD.format(
-        name=row.name,
-        used=used,
-        hashes="{hashes}",
-        **{
-            "before": row["before"],
-            "after": row["after"],
-            "error": row["±"],
-            "frozen": row["frozen encoder"],
-        },
-    )
+    figures = {"before": row["before"], "after": row["after"], "error": row["±"], "frozen": row["frozen encoder"]}
+    return ADAPTER_CARD.format(name=row.name, used=used, hashes="{hashes}", **figures)
 
 
 def file_table(directories):

@@ -152,7 +152,8 @@ def amplification(weight, delta, rank):
     weight, delta = _checked_matrix(weight, "weight"), _checked_matrix(delta, "delta")
     if weight.shape != delta.shape:
         raise ValueError(f"W is {weight.shape} and ΔW is {delta.shape}: they must have the same shape")
-    u, v = (top_directions(delta, rank, side).vectors for side in ("left", "right"))
+    v, strengths, _ = top_directions(delta, rank)
+    u = delta @ v / strengths
     weight_norm, delta_norm, by_delta = (float(np.linalg.norm(m)) for m in (weight, delta, u.T @ weight @ v))
     return Amplification(
         rank=rank,

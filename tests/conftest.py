@@ -1,6 +1,9 @@
 """Small adapters and models on disk, made for a test: synthetic, unless a test reads `data/`."""
 
 import json
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: tests ask nothing of the network
 
 import numpy as np
 import pytest

