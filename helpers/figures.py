@@ -1,5 +1,7 @@
 """Data → matplotlib figures. Nothing is computed here beyond the layout."""
 
+import textwrap
+
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -94,7 +96,7 @@ def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=Non
     bar = figure.colorbar(image, ax=every_axes, label=label, extend=extend, fraction=0.08, pad=0.01)
     if chance is not None:
         _mark_chance(bar.ax, np.min(chance), np.max(chance))
-    figure.suptitle(title, fontsize="large")
+    _set_title(figure, title)
     return figure
 
 
@@ -107,7 +109,7 @@ def excess_curves(i, curves, spread, title):
     axes = figure.subplots()
     axes.fill_between(i, -2 * spread, 2 * spread, color="0.88", label="chance ± 2 standard deviations")
     axes.axhline(0, color="0.4", linewidth=0.8)
-    colours = sns.color_palette("viridis", len(curves))
+    colours = sns.color_palette("colorblind", len(curves))
     for colour, (name, (trained, untrained)) in zip(colours, curves.items(), strict=True):
         axes.plot(i, trained, color=colour, label=name)
         if untrained is not None:
@@ -129,7 +131,7 @@ def layer_panels(panels, title):
         axes.axhspan(chance - 2 * spread, chance + 2 * spread, color="0.88", label="chance ± 2 sd")
         axes.axhline(chance, color="0.4", linewidth=0.8)
         adapters = table["adapter"].unique()
-        colours = sns.color_palette("viridis", len(adapters))
+        colours = sns.color_palette("colorblind", len(adapters))
         for n, adapter in enumerate(adapters):
             rows, colour = table[table["adapter"] == adapter], colours[n]
             place = rows["layer"] + 0.12 * (n - (len(adapters) - 1) / 2)
@@ -140,7 +142,7 @@ def layer_panels(panels, title):
     every_axes[0].set_ylabel(r"$\phi$")
     every_axes[-1].plot([], [], "o", color="0.4", markerfacecolor="none", label="untrained")
     every_axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(title, fontsize="large")
+    _set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -171,6 +173,10 @@ def _adapter_symbol(factor, name):
     stem = "A" if factor == "A" else r"\Delta W"
     rank, primes = name.removeprefix("r = ").rstrip(PRIME), "'" * name.count(PRIME)
     return rf"{stem}{primes}_{{r={rank}}}"
+
+
+def _set_title(figure, title):
+    figure.suptitle(textwrap.fill(title, round(9 * figure.get_figwidth())), fontsize="large")
 
 
 def _range(panels):

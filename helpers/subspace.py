@@ -171,10 +171,10 @@ def choose_window(d, available, ranks, first_i=0, last_i=0, last_j=0):
 
     d: dimension of the space. available: directions that W has (its rank, at most d). ranks: directions of each
     adapter. Chosen rows cover the share of the spectrum that the paper's figure 8 shows, i = 451 … 1229 at
-    d = 12288, that is 3.7 % … 10 % of d; chosen columns are all that the widest adapter has.
+    d = 12288, that is 3.7 % … 10 % of d; chosen columns go up to the first row, as there, where chance is i/d.
 
     Returns (first_i, last_i, last_j). Raises ValueError when a bound leaves 1 … available, or the rows are empty,
-    or last_j exceeds the smallest rank.
+    or last_j exceeds the greatest rank.
     """
     first = first_i or max(1, min(round(451 / 12288 * d), available))
     last = last_i or max(first, min(round(0.1 * d), available))
@@ -182,12 +182,13 @@ def choose_window(d, available, ranks, first_i=0, last_i=0, last_j=0):
         raise ValueError(
             f"rows i = {first} … {last} asked for; they must lie within 1 … {available}, the first not above the last"
         )
-    if not 0 <= last_j <= min(ranks):
+    most = max(ranks)
+    if not 0 <= last_j <= most:
         raise ValueError(
-            f"last_j = {last_j} columns asked for, but an adapter has only {min(ranks)} directions: "
-            f"last_j must be 1 … {min(ranks)}, or 0 for all"
+            f"last_j = {last_j} columns asked for, but the adapters have at most {most} directions: "
+            f"last_j must be 1 … {most}, or 0 to choose"
         )
-    return first, last, last_j or max(ranks)
+    return first, last, last_j or min(first, most)
 
 
 def choose_pairs(ranks):

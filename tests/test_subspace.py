@@ -188,10 +188,11 @@ def test_amplification_against_its_definition_and_monte_carlo(rng):
 
 def test_window_is_the_papers_share_of_the_spectrum_by_default():
     assert subspace.choose_window(12288, 12288, [4, 8, 64]) == (451, 1229, 64)
-    assert subspace.choose_window(384, 384, [4, 64], last_j=3) == (14, 38, 3)
-    assert subspace.choose_window(384, 384, [4], first_i=1, last_i=384) == (1, 384, 4)
+    assert subspace.choose_window(384, 384, [4, 64]) == (14, 38, 14)
+    assert subspace.choose_window(384, 384, [4, 64], last_j=33) == (14, 38, 33)
+    assert subspace.choose_window(384, 384, [4], first_i=1, last_i=384) == (1, 384, 1)
     assert subspace.choose_window(384, 384, [4], first_i=39) == (39, 39, 4)
-    assert subspace.choose_window(4, 4, [2]) == (1, 1, 2)
+    assert subspace.choose_window(4, 4, [2]) == (1, 1, 1)
     assert subspace.choose_window(4096, 30, [8])[:2] == (30, 30)
 
 
@@ -201,8 +202,8 @@ def test_window_is_the_papers_share_of_the_spectrum_by_default():
         ({"first_i": 5, "last_i": 4}, "the first not above the last"),
         ({"last_i": 385}, "1 … 384"),
         ({"first_i": 385}, "1 … 384"),
-        ({"last_j": 5}, "last_j must be 1 … 4"),
-        ({"last_j": -1}, "last_j must be 1 … 4"),
+        ({"last_j": 65}, "last_j must be 1 … 64"),
+        ({"last_j": -1}, "last_j must be 1 … 64"),
     ],
 )
 def test_window_refuses(bounds, message):

@@ -90,11 +90,16 @@ def test_regions_are_means_over_the_columns_beside_their_chance(default):
                 mean_cos2(right(weight(), row["i"]), right(factor(f"r{rank}", "A"), j)) for j in range(1, rank + 1)
             ]
             assert row["phi"] == pytest.approx(np.mean(cells), abs=1e-6)
-            assert row["chance"] == pytest.approx(row["i"] / 384)
-        else:
-            assert row["chance"] == pytest.approx(np.mean([max(row["i"], j) / 384 for j in range(1, 65)]))
+        assert row["chance"] == pytest.approx(row["i"] / 384)
     random = [row for row in table if row["panel"] == "random"]
     assert all(abs(row["phi"] - row["chance"]) < 0.02 for row in random)
+
+
+def test_columns_beyond_the_rows_have_a_higher_chance(tmp_path):
+    result = execute(tmp_path, adapters=["data/adapters/r8", "data/adapters/r64"], last_j=64)
+    table = {(row["panel"], row["i"]): row["chance"] for row in rows(result, "regions")}
+    assert table["r = 8", 26] == pytest.approx(26 / 384)
+    assert table["r = 64", 26] == pytest.approx(np.mean([max(26, j) / 384 for j in range(1, 65)]))
 
 
 def test_every_layer_is_surveyed(default):
@@ -199,7 +204,7 @@ def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
     module = "model.layers.2.self_attn.q_proj"
     places = [
         make_adapter(planted, rng.standard_normal((64, 4)), "planted", module),
-        make_adapter(rng.standard_normal((2, 64)), np.zeros((64, 2)), "<b>untrained</b> $x_1$", module),
+        make_adapter(rng.standard_normal((2, 64)), np.zeros((64, 2)), "<b>untrained $x_1$", module),
     ]
     result = execute(
         tmp_path / "out", base=str(base), adapters=[str(place) for place in places],
@@ -209,9 +214,11 @@ def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
     assert top["phi"] == pytest.approx(1, abs=1e-3)
     assert [row["adapter"] for row in rows(result, "amplification")][:1] == ["r = 4"]
     assert "untrained" not in result["tables"]
-    assert (
-        "<b>untrained" not in (tmp_path / "out" / "out.ipynb").read_text().replace("\\u003c", "<").split('"adapters')[0]
-    )
+    cells = nbformat.read(tmp_path / "out" / "out.ipynb", as_version=4).cells
+    data = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
+    page = "".join(str(content.get("text/html", "")) + str(content.get("text/markdown", "")) for content in data)
+    assert "<b>untrained" not in page
+    assert "&lt;b&gt;untrained" in page
 
 
 @pytest.mark.parametrize(
@@ -222,7 +229,7 @@ def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
         ({"adapters": ["data/adapters/r3"]}, "data/adapters/r3 is not a directory"),
         ({"module": "encoder.layer.5.attention.self.qery"}, "did you mean 'encoder.layer.5.attention.self.query'"),
         ({"module": "query"}, "'query' is ambiguous in r4"),
-        ({"last_j": 5}, "last_j = 5 columns asked for, but an adapter has only 4 directions"),
+        ({"last_j": 65}, "last_j = 65 columns asked for, but the adapters have at most 64 directions"),
         ({"first_i": 400}, "rows i = 400 … 400 asked for; they must lie within 1 … 384"),
         ({"factor": "C"}, "parameter factor is 'C'"),
         ({"side": "left"}, 'use factor "BA"'),
