@@ -3,7 +3,6 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 # The notebooks' matrices are small: threads only get in each other's way.
 export OMP_NUM_THREADS ?= 1
-export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: report test lab bench notebooks clean
 .DELETE_ON_ERROR:

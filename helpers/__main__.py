@@ -24,22 +24,29 @@ def main():
         metavar=("NAME", "VALUE"),
         help='a parameter; VALUE is YAML, so a list is "[DIR, DIR]" (papermill --help-notebook NOTEBOOK lists them)',
     )
-    one.add_argument("--out", type=Path, default=Path("build"), help="directory for the results (default: %(default)s)")
+    one.add_argument("--out", type=Path, default="build", help="results go to OUT/NOTEBOOK/ (default: %(default)s)")
     again = commands.add_parser("refresh", help="run notebooks with their own parameters and keep the outputs in them")
     again.add_argument("notebooks", type=Path, nargs="+")
     options = parser.parse_args()
     try:
         if options.command == "run":
-            given = {name: yaml.safe_load(value) if value else "" for name, value in options.given}
+            given = {name: _value(name, text) for name, text in options.given}
             print(f"report: {run.run(options.notebook, given, options.out) / 'report.html'}")
         else:
             for notebook in options.notebooks:
                 run.refresh(notebook)
     except run.RunFailed as error:
         return _complain(error, 1)
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         return _complain(error, 2)
     return 0
+
+
+def _value(name, text):
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        raise ValueError(f'parameter {name} is {text!r}, which is not YAML: a list is "[DIR, DIR]"') from None
 
 
 def _complain(error, status):

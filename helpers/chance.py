@@ -23,6 +23,16 @@ def variance(i, j, d):
     return spread / (d**2 * np.maximum(d - 1.0, 1.0) * (d + 2.0) * smaller**2)
 
 
+def rise_z_score(rise, first, last, j, d):
+    """Standard deviations by which the rise φ(last, j) − φ(first, j) exceeds chance's own, for j ≤ first < last ≤ d.
+
+    The rise is (1/j) ‖·‖² of j random directions on a block of last − first fixed ones, which is φ of that block
+    but for its divisor min(block, j); the nesting of the two φ needs no other account.
+    """
+    block = last - first
+    return z_score(np.asarray(rise) * j / np.minimum(block, j), block, j, d)
+
+
 def mean_grid(rows, columns, d):
     """E φ for every i ≤ rows and j ≤ columns: [rows, columns], as `subspace.similarity_grid` lays φ out."""
     return mean(*np.ogrid[1 : rows + 1, 1 : columns + 1], d)
@@ -42,6 +52,15 @@ def random_directions(d, k, rng):
     """
     _checked_dimensions(k, k, d)
     return np.linalg.qr(rng.standard_normal((d, k)))[0]
+
+
+def projection_norms(weight, rank, draws, rng):
+    """‖Uᵀ W V‖_F for uniform random U and V of `rank` directions each: [draws].
+
+    weight: [out, in]. Their root mean square is rank · ‖W‖_F / √(out · in), the random column of Table 7.
+    """
+    sides = [[random_directions(size, rank, rng) for size in weight.shape] for _ in range(draws)]
+    return np.array([np.linalg.norm(u.T @ weight @ v) for u, v in sides])
 
 
 def _checked_dimensions(i, j, d):

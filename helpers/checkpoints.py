@@ -1,7 +1,9 @@
 """Weights and LoRA adapters on disk → matrices. Reads safetensors tensor by tensor; never unpickles anything."""
 
 import json
+import os
 import re
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,15 +14,23 @@ from safetensors import SafetensorError, safe_open
 from helpers import modules
 
 ROOT = Path(__file__).resolve().parent.parent
+UNTRAINED = "untrained_A.safetensors"  # beside an adapter: its A before training
 READABLE = ("F64", "F32", "F16", "BF16")
 BLOCK = 2**18  # numbers read at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # Architectures whose Conv1D layers store W as [in, out], and those layers.
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_LAYERS = ("c_attn", "q_attn", "c_proj", "c_fc")
+# Settings of PEFT under which ΔW of a module is something else than its own B A.
+NOT_BA = (
+    *("kasa_config", "use_qalora", "use_bdlora", "arrow_config", "monteclora_config", "velora_config"),
+    *("target_parameters", "layer_replication"),
+)
 # The initialisations of PEFT that leave the base weight as it was.
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 LORA_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
+
+KNOWN_TENSOR = re.compile(r"\.lora_(A|B|embedding_[AB])\b")
 
 
 class CheckpointError(ValueError):
@@ -29,7 +39,8 @@ class CheckpointError(ValueError):
 
 def resolve(path):
     """`path` as an absolute Path; a relative one starts at the repository's root, wherever the kernel runs."""
-    return (ROOT / Path(path).expanduser()).resolve()
+    # Links are not followed: a hub's cache keeps config.json beside the link.
+    return Path(os.path.abspath(ROOT / Path(path).expanduser()))  # noqa: PTH100
 
 
 def open_base(path):
@@ -47,6 +58,10 @@ class Base:
 
     def __init__(self, path):
         self.path = path
+        if (path / "adapter_config.json").exists():
+            raise CheckpointError(
+                f"{path} is an adapter, not a model: give it among the adapters, and its model as base"
+            )
         self.files = _tensor_files(path)
         config = (path if path.is_dir() else path.parent) / "config.json"
         self.model_type = _read_json(config).get("model_type", "") if config.exists() else ""
@@ -87,7 +102,7 @@ class Adapter:
     def __init__(self, path):
         self.path = path
         self.label = path.name
-        self.untrained_file = path / "untrained_A.safetensors"
+        self.untrained_file = path / UNTRAINED
         if not (path / "adapter_config.json").is_file():
             raise CheckpointError(
                 f"{path} {'holds no adapter_config.json' if path.is_dir() else 'is not a directory'}: "
@@ -99,7 +114,12 @@ class Adapter:
         self._keys = {}
         for key in self.files:
             if match := LORA_KEY.fullmatch(key):
-                self._keys.setdefault(match["module"], {})[match["factor"]] = key
+                found = self._keys.setdefault(match["module"], {})
+                if match["factor"] in found:
+                    raise CheckpointError(
+                        f"{self.label} holds {key} twice, with and without an adapter's name: remove one"
+                    )
+                found[match["factor"]] = key
         if not self._keys:
             raise CheckpointError(f"{path} holds no LoRA factors: expected tensors ….lora_A.weight, ….lora_B.weight")
 
@@ -123,6 +143,8 @@ class Adapter:
         if missing := {"A", "B"} - keys.keys():
             raise CheckpointError(f"{self.label}: {name} has no lora_{missing.pop()}; the adapter file is incomplete")
         rank, alpha = self._setting(name, "r", "rank_pattern"), self._setting(name, "lora_alpha", "alpha_pattern")
+        if alpha == 0:
+            raise CheckpointError(f"{self.label}: lora_alpha of {name} is 0, so ΔW is zero: expected another number")
         if rank < 1:
             raise CheckpointError(
                 f"{self.label}: {name} has rank {rank}, which adds nothing: expected a rank of 1 or more"
@@ -141,17 +163,27 @@ class Adapter:
         return scale * (b.astype(np.float64) @ a)
 
     def untrained_a(self, module):
-        """A of `module` before its training, [r, in], from `untrained_A.safetensors` in the directory; else None."""
-        if not self.untrained_file.exists():
+        """A of `module` before its training, [r, in], if `untrained_A.safetensors` in the directory has it; else None.
+
+        Raises CheckpointError when it has another shape than A.
+        """
+        key = self._keys[self.find(module)]["A"]
+        if not self.untrained_file.exists() or key not in _names_in(self.untrained_file):
             return None
-        return _read_matrix(self.untrained_file, self._keys[self.find(module)]["A"])
+        shapes = [_matrix_shape(file, key) for file in (self.untrained_file, self.files[key])]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(f"{self.untrained_file}: {key} is {shapes[0]}, but A is {shapes[1]}: save it anew")
+        return _read_matrix(self.untrained_file, key)
 
     def _setting(self, name, setting, pattern):
         """A number of the config (PEFT's default for both: 8), or what `pattern` has for this module, as in PEFT."""
-        overrides = self.config.get(pattern) or {}
-        found = (value for key, value in overrides.items() if re.match(rf"(.*\.)?({key})$", name))
-        value = next(found, self.config.get(setting, 8))
-        if not isinstance(value, int | float):
+        try:
+            overrides = dict(self.config.get(pattern) or {}).items()
+            found = (value for key, value in overrides if re.match(rf"(.*\.)?({key})$", name))
+            value = next(found, self.config.get(setting, 8))
+        except (re.error, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.label}: {pattern} in its config cannot be applied ({error})") from error
+        if not isinstance(value, int | float) or not np.isfinite(value):
             raise CheckpointError(f"{self.label}: {setting} of {name} is {value!r} in its config: expected a number")
         return value
 
@@ -165,23 +197,41 @@ class Adapter:
                 "it is not read; train with use_dora=False to compare"
             )
         if init not in PLAIN_INITS:
+            way_out = "train without it to compare"
+            if str(init).startswith(("pissa", "olora", "corda", "lora_ga")):
+                way_out = "save it with path_initial_model_for_weight_conversion, then compare factor BA"
             raise CheckpointError(
-                f"{self.label} was initialised with {init!r}, which may change the base weight, so ΔW may not be B A: "
-                "save it again with path_initial_model_for_weight_conversion, which turns it into plain LoRA"
+                f"{self.label} was initialised with {init!r}, which changes the base, so ΔW is not B A: {way_out}"
+            )
+        if used := [name for name in NOT_BA if self.config.get(name)]:
+            raise CheckpointError(
+                f"{self.label} uses {used[0]}, with which ΔW of a module is not its B A: it is not read"
             )
         if any(".lora_down." in key or ".lora_up." in key for key in self.files):
             raise CheckpointError(f"{self.label} is in the kohya format (lora_down, lora_up): convert it to PEFT's")
+        others = [key for key in self.files if ".lora_" in key and not KNOWN_TENSOR.search(key)]
+        if others:
+            raise CheckpointError(f"{self.label} holds {others[0]}, which plain LoRA has not: ΔW may not be B A")
 
 
 def check_fit(adapters, module, factor="A", base=None):
     """Raise CheckpointError unless what each adapter adds to `module` has the shape and orientation of its weight.
 
-    Without a base the adapters are held against the first. With factor "BA" no B may be zero.
+    Without a base the adapters are held against the first. With factor "BA" no B may be zero. None may come twice.
     """
     shapes = {}
+    if len({adapter.path.resolve() for adapter in adapters}) < len(adapters):
+        raise CheckpointError(
+            f"an adapter is named twice: {[str(adapter.path) for adapter in adapters]}; name each once"
+        )
     for adapter in adapters:
         a, b, _ = adapter.factors(module)
         shapes[adapter] = (b.shape[0], a.shape[1])
+        adapter.untrained_a(module)
+        if not a.any():
+            raise CheckpointError(
+                f"{adapter.label}: A of {module} is zero and has no directions: give a trained adapter"
+            )
         if factor == "BA" and not b.any():
             raise CheckpointError(
                 f"{adapter.label}: B of {module} is zero, so ΔW = B A is zero and has no directions: compare factor A"
@@ -201,17 +251,19 @@ def check_fit(adapters, module, factor="A", base=None):
 
 
 def input_files(adapters, base=None):
-    """The files that hold the tensors of the adapters and of the base, sorted."""
-    held = {file for holder in [*adapters, *([base] if base else [])] for file in holder.files.values()}
-    return sorted(held | {adapter.untrained_file for adapter in adapters if adapter.untrained_file.exists()})
+    """The files that hold the tensors of the adapters and of the base, and their configurations, sorted."""
+    holders = [*adapters, *([base] if base else [])]
+    held = {file for holder in holders for file in holder.files.values()}
+    beside = {file.with_name(name) for file in held for name in ("adapter_config.json", "config.json", UNTRAINED)}
+    return sorted(held | {file for file in beside if file.exists()})
 
 
 def _tensor_files(path, stem="model"):
     """{tensor name: its file} of a safetensors file, or of a directory that holds one or an index of shards."""
     if not path.exists():
         raise CheckpointError(
-            f"{path} does not exist: expected a safetensors file or a directory with one "
-            "(relative paths start at the repository's root)"
+            f"{path} does not exist: expected a safetensors file or a directory with one (relative paths start at the "
+            "repository's root; nothing is downloaded, so download a model from a hub first)"
         )
     if path.is_file():
         if path.suffix in PICKLES:
@@ -221,7 +273,7 @@ def _tensor_files(path, stem="model"):
         return _names_in_shards(index)
     if (file := path / f"{stem}.safetensors").exists():
         return _names_in(file)
-    files = sorted(path.glob("*.safetensors"))
+    files = sorted(path.glob("*.safetensors")) if stem == "model" else []
     if len(files) == 1:
         return _names_in(files[0])
     if files:
@@ -313,5 +365,5 @@ def _pickle_message(file):
     )
     return (
         f"{file} is a pickle, which can run code when loaded, so it is never opened here: convert it with "
-        f'python -c "{convert}" {file} {file.with_suffix(".safetensors")}'
+        f'python -c "{convert}" {shlex.quote(str(file))} {shlex.quote(str(file.with_suffix(".safetensors")))}'
     )

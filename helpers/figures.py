@@ -25,6 +25,12 @@ def span(values, digits=1):
     return " to ".join(ends)
 
 
+def readings(values, names, digits=2):
+    """Numbers with what each belongs to, in words: `0.20 (query), 0.36 (value)`."""
+    pairs = zip(values, names, strict=True)
+    return ", ".join(f"{value:.{digits}f} ({name})".replace("-", MINUS) for value, name in pairs)
+
+
 def phi_titles(module, factor, ranks):
     """Titles in the paper's notation for the adapters of these ranks, the random panel and the panel of chance."""
     weight = f"W_{role(module)}" if role(module) else "W"
@@ -107,14 +113,15 @@ def excess_curves(i, curves, spread, title):
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(i, -2 * spread, 2 * spread, color="0.88", label="chance ± 2 standard deviations")
+    axes.fill_between(i, -3 * spread, 3 * spread, color="0.88", label="chance ± 3 standard deviations")
     axes.axhline(0, color="0.4", linewidth=0.8)
     colours = sns.color_palette("colorblind", len(curves))
     for colour, (name, (trained, untrained)) in zip(colours, curves.items(), strict=True):
         axes.plot(i, trained, color=colour, label=name)
         if untrained is not None:
             axes.plot(i, untrained, color=colour, linestyle="--", label=f"{name}, untrained")
-    axes.set(xlabel="$i$: leading directions of W", ylabel=r"$\phi$ − chance", title=title, xlim=(i[0], i[-1]))
+    axes.set(xlabel="$i$: leading directions of W", ylabel=r"$\phi$ − chance", title=title)
+    axes.margins(x=0)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     sns.despine(figure)
     return figure
@@ -128,7 +135,7 @@ def layer_panels(panels, title):
     figure = Figure(figsize=(1.5 + 4.2 * len(panels), 4), layout="constrained")
     every_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, (name, (table, chance, spread)) in zip(every_axes, panels.items(), strict=True):
-        axes.axhspan(chance - 2 * spread, chance + 2 * spread, color="0.88", label="chance ± 2 sd")
+        axes.axhspan(chance - 3 * spread, chance + 3 * spread, color="0.88", label="chance ± 3 sd")
         axes.axhline(chance, color="0.4", linewidth=0.8)
         adapters = table["adapter"].unique()
         colours = sns.color_palette("colorblind", len(adapters))

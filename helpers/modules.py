@@ -17,9 +17,10 @@ class NoSuchModule(ValueError):
 
 
 def find(wanted, names, where):
-    """The one of `names` that is `wanted`, ends with it, or is its end (`bert.encoder…` in an adapter is `encoder…`).
+    """The one of `names` that is `wanted`, ends with it, is its end, or agrees from the layer's number on.
 
-    Parts are whole: `layer.1` is not found in `layer.11`. where: owner of the names, for the message.
+    An adapter's `bert.encoder.layer.0.x` is the base's `encoder.layer.0.x`; prefixes change with the class that
+    a model was loaded by. Parts are whole: `layer.1` is not found in `layer.11`. where: owner, for the message.
     Raises NoSuchModule when none or several fit.
     """
     names = list(names)
@@ -27,6 +28,7 @@ def find(wanted, names, where):
         return wanted
     found = [name for name in names if name.endswith("." + wanted)]
     found = found or [name for name in names if wanted.endswith("." + name)]
+    found = found or [name for name in names if _from_layer(name) == _from_layer(wanted) != ""]
     if len(found) == 1:
         return found[0]
     if found:
@@ -52,7 +54,8 @@ def role(module):
 def query_and_value(module, names):
     """`module` and, where `names` holds it, the value projection beside it (beside a value projection: the query)."""
     wanted, parent = "q" if role(module) == "v" else "v", module.rpartition(".")[0]
-    return [module, *(name for name in names if name == f"{parent}.{_last(name)}" != module and role(name) == wanted)]
+    beside = (name for name in names if name.rpartition(".")[0] == parent)
+    return [module, *(name for name in beside if name != module and role(name) == wanted)]
 
 
 def every_layer(module, names):
@@ -70,6 +73,12 @@ def _has(holder, module):
         return bool(holder.find(module))
     except NoSuchModule:
         return False
+
+
+def _from_layer(name):
+    """`layers.3.q_proj` of `model.layers.3.q_proj`: from the part before the first number; empty without one."""
+    match = re.search(r"(?:^|\.)([^.]+\.\d+\..*)", name)
+    return match[1] if match else ""
 
 
 def _last(name):

@@ -1,5 +1,7 @@
 """One schema per notebook: names, types, ranges and combinations of its parameters."""
 
+import ast
+import difflib
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
@@ -11,13 +13,24 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
-    def check(cls, values, only_known=False) -> Self:
-        """The parameters among `values`, checked. Raises ValueError: one sentence, the first fault.
+    def check(cls, values) -> Self:
+        """The parameters among a notebook's globals, checked. Raises ValueError: one sentence, the first fault.
 
-        values: {name: value}, such as a notebook's globals; other names are passed over, or refused with `only_known`.
+        Other globals are passed over, but for names that papermill put there as parameters: it only warns of
+        one that the notebook does not have.
         """
+        known = {name: values[name] for name in values if name in cls.model_fields}
+        return cls.parse(known | dict.fromkeys(_injected_names(values.get("In", ())) - known.keys()))
+
+    @classmethod
+    def parse(cls, values) -> Self:
+        """Like `check`, for {name: value} in which every name must be a parameter."""
+        if unknown := [name for name in values if name not in cls.model_fields]:
+            near = difflib.get_close_matches(unknown[0], cls.model_fields, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.model_fields)}"
+            raise ValueError(f"there is no parameter {unknown[0]!r}; {hint}")
         try:
-            return cls(**{name: values[name] for name in values if only_known or name in cls.model_fields})
+            return cls(**values)
         except ValidationError as error:
             raise ValueError(_sentence(error.errors()[0])) from None
 
@@ -57,7 +70,7 @@ class SubspaceSimilarity(Parameters):
         if (self.colour_low or self.colour_high) and not self.colour_low < self.colour_high:
             raise ValueError(
                 f"colour_low is {self.colour_low} and colour_high is {self.colour_high}: "
-                "the first must be below the second (0 and 0: choose)"
+                "give both, the first below the second, or leave both 0 to choose"
             )
         if not self.base and len(self.adapters) < 2:
             raise ValueError(
@@ -101,10 +114,18 @@ class LoraAdapters(Parameters):
 SCHEMAS = {"01_subspace_similarity": SubspaceSimilarity, "lora_adapters": LoraAdapters}
 
 
+def _injected_names(cells):
+    """Names that papermill's own cell assigns to, among the sources of the cells run so far."""
+    injected = [ast.parse(source) for source in cells if source.startswith("# Parameters\n")]
+    return {target.id for tree in injected for node in tree.body for target in getattr(node, "targets", ())}
+
+
 def _sentence(error):
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"there is no parameter {name!r}: `papermill --help-notebook NOTEBOOK` lists those of a notebook"
+    if error["type"] == "list_type":
+        return f'parameter {name} is {error["input"]!r}: expected a list, such as "[DIR, DIR]" (papermill: with -y)'
+    if error["type"] == "too_short":
+        return f"parameter {name} is empty: expected at least one entry"
     return f"parameter {name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -50,22 +50,23 @@ class Report:
         """Show a sentence with computed numbers. Wrap names that come from files in `literal`."""
         display(Markdown(markdown))
 
-    def finding(self, markdown):
-        """Show a sentence as `say` does, and take it into the answer at the top."""
-        self.findings.append(markdown)
+    def finding(self, markdown, first=False):
+        """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
+        self.findings.insert(0 if first else len(self.findings), markdown)
         self.say(markdown)
 
-    def claim(self, name, statement, *, statistic, threshold, holds, source):
+    def claim(self, name, statement, *, statistic, threshold, holds, source, found=""):
         """Record and show a claim.
 
         statement: the sentence that is true or false. statistic, threshold: numbers, or None where there is nothing to
-        compute. holds: True, False, or None for undecided. source: who claimed it. A claim that fails is a result.
+        compute; a NaN leaves the claim undecided. holds: True, False, or None for undecided. source: who claimed it.
+        found: what to show beside it. A claim that fails is a result.
         """
-        holds = None if holds is None else bool(holds)
         statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
+        holds = None if holds is None or (statistic is not None and math.isnan(statistic)) else bool(holds)
         claim = {"name": name, "statement": statement, "statistic": statistic, "threshold": threshold}
         self.claims.append({**claim, "holds": holds, "source": source})
-        self.say(f"**{verdict(holds).capitalize()}.** {statement} *({source})*")
+        self.say(f"*Claim* ({source}): {statement} {found and f'*Found:* {found}. '}**{verdict(holds).capitalize()}.**")
 
     def table(self, name, frame, caption, shown=None):
         """Record and show a table; text in it is escaped on the page.
@@ -85,13 +86,10 @@ class Report:
 
     def finish(self):
         """Show all claims and the provenance, fill in the answer, write the result file (whole, or not at all)."""
-        columns = ["name", "statement", "statistic", "threshold", "holds", "source"]
-        claims = pd.DataFrame(self.claims, columns=columns)
+        claims = pd.DataFrame(self.claims, columns=["holds", "statement", "statistic", "threshold", "source"])
         claims["holds"] = [verdict(value) for value in claims["holds"]]
-        display(HTML(_table(claims, "Every claim of this notebook")))
-        held = sum(claim["holds"] is True for claim in self.claims)
-        findings = [*self.findings, f"{held} of {len(self.claims)} claims hold."]
-        self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {finding}" for finding in findings)))
+        display(HTML(_table(claims, "Every claim of this notebook", "claims")))
+        self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {finding}" for finding in self.findings)))
         provenance = self.provenance()
         display(HTML(_provenance_list(self.parameters, provenance)))
         if self.results:
@@ -149,23 +147,25 @@ def write_whole(path, text):
         partial.unlink(missing_ok=True)
 
 
-def _table(frame, caption):
+def _table(frame, caption, kind="numbers"):
     formats = {name: _decimals(frame[name]) for name in frame.select_dtypes("float")}
-    shown = frame.rename_axis(columns=None).to_html(index=False, escape=True, border=0, formatters=formats, na_rep="–")
-    return shown.replace(">\n", f">\n<caption>{html.escape(caption)}</caption>\n", 1)
+    options = {"index": False, "escape": True, "border": 0, "na_rep": "–", "justify": "inherit"}
+    shown = frame.rename_axis(columns=None).to_html(classes=kind, formatters=formats, **options)
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{shown}</figure>"
 
 
 def _decimals(column):
     """A format with as many decimals as a column's greatest number leaves room for: 0.1234, 1.234, 12.34, 123.4."""
-    digits = 4 - len(str(int(column.abs().max()))) if column.abs().max() >= 1 else 4
+    greatest = column[column.abs() < math.inf].abs().max()
+    digits = 4 - len(str(int(greatest))) if greatest >= 1 else 4
     return ("{:." + str(max(digits, 0)) + "f}").format
 
 
 def _shown(path):
-    """The path from the repository's root; of a file outside it (or of an installed package) the last two parts."""
-    path = Path(path).resolve()
-    inside = path.is_relative_to(ROOT) and "site-packages" not in path.parts
-    return path.relative_to(ROOT).as_posix() if inside else "/".join(path.parts[-2:])
+    """The path from the repository's root, or the whole of it; of a file in an installed package the last two parts."""
+    if "site-packages" in path.parts:
+        return "/".join(path.parts[-2:])
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
 
 
 def _commit():
@@ -183,10 +183,14 @@ def _provenance_list(parameters, provenance):
         "Versions": ", ".join(
             f"{name} {number}" for name, number in {"python": provenance["python"], **provenance["versions"]}.items()
         ),
-        "Inputs (SHA-256)": ", ".join(f"{path} {digest[:12]}" for path, digest in provenance["inputs"].items()),
-        "Run": "{threads} threads, {seconds} s, peak memory {peak_memory_mb} MB".format(**provenance),
+        "Inputs (SHA-256)": ", ".join(f"{path} {_short(digest)}" for path, digest in provenance["inputs"].items()),
+        "Run": "threads: {threads}, seconds: {seconds}, peak memory: {peak_memory_mb} MB".format(**provenance),
     }
     return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items()) + "</dl>"
+
+
+def _short(digest):
+    return digest if " " in digest else digest[:12]
 
 
 def _plain(value):

@@ -18,6 +18,7 @@ from helpers.parameters import SCHEMAS
 from helpers.report import write_whole
 
 PAGE = Path(__file__).with_name("page")
+BAD_INPUT = ("ValueError", "CheckpointError", "NoSuchModule")  # their messages are whole sentences
 NOT_PART_OF_A_NOTEBOOK = ("papermill", "execution", "widgets")  # metadata with times, paths and machine names
 
 
@@ -38,7 +39,7 @@ def run(notebook, given, out):
             f"{notebook} is not a file: expected a notebook, such as notebooks/01_subspace_similarity.ipynb"
         )
     if schema := SCHEMAS.get(notebook.stem):
-        schema.check(given, only_known=True)
+        schema.parse(given)
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".run-", dir=place) as scratch:
         executed, results = Path(scratch, "notebook.ipynb"), Path(scratch, "results.json").resolve()
@@ -56,6 +57,7 @@ def page(notebook):
     """The HTML page of an executed notebook: one file that asks nothing of the network; its mathematics is MathML."""
     exporter = _PageExporter(template_name=PAGE.name, extra_template_basedirs=[str(PAGE.parent)])
     content = nbformat.read(notebook, as_version=4)
+    content.cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     title = next(
         (line[2:] for cell in content.cells for line in cell.source.splitlines() if line.startswith("# ")),
         Path(notebook).stem,
@@ -70,7 +72,7 @@ def refresh(notebook):
     """
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch, "notebook.ipynb")
-        _execute(Path(notebook), executed, {}, Path(scratch, "failed.ipynb"))
+        _execute(Path(notebook), executed, {}, Path(notebook).with_suffix(".failed.ipynb"))
         content = nbformat.read(executed, as_version=4)
     if figure := first_figure(content):
         Path(notebook).with_suffix(".png").write_bytes(figure)
@@ -95,8 +97,9 @@ def first_figure(content):
 
 
 def source_digest(content):
-    """SHA-256 over a notebook's cells without their outputs; not the recorded one when the outputs are stale."""
-    return hashlib.sha256(json.dumps([[cell.cell_type, cell.source] for cell in content.cells]).encode()).hexdigest()
+    """SHA-256 over the sources of a notebook's code cells; not the recorded one when the outputs are stale."""
+    sources = [cell.source for cell in content.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
 def _execute(notebook, executed, given, remains):
@@ -104,9 +107,10 @@ def _execute(notebook, executed, given, remains):
         papermill.execute_notebook(notebook, executed, given, kernel_name="python3", coalesce_streams=True)
     except papermill.PapermillExecutionError as error:
         shutil.copyfile(executed, remains)
-        raise RunFailed(
-            f"{notebook.name} failed: {error.ename}: {error.evalue} (the notebook so far: {remains})"
-        ) from error
+        kind = "" if error.ename in BAD_INPUT else f"{error.ename}: "
+        raise RunFailed(f"{notebook.name}: {kind}{error.evalue} (the notebook so far: {remains})") from error
+    except RuntimeError as error:
+        raise RunFailed(f"{notebook.name}: its kernel died ({error})") from error
 
 
 class _MathRenderer(IPythonRenderer):

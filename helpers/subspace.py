@@ -39,9 +39,9 @@ def top_directions(matrix, k, side="right", method="auto"):
     `phi_error` reports.
 
     Returns Directions. Raises ValueError for an unknown side or method, a matrix that is not 2-D, empty or not
-    finite, and for k outside 1 … rank: past the rank a matrix has no directions.
+    finite, and for k outside 1 … rank, where singular values count that rise above the round-off of the matrix's dtype.
     """
-    matrix = _checked_matrix(matrix, "matrix")
+    given, matrix = matrix, _checked_matrix(matrix, "matrix")
     _check_choice("side", side, ("right", "left"))
     _check_choice("method", method, ("auto", "svd", "gram"))
     smaller = min(matrix.shape)
@@ -51,16 +51,18 @@ def top_directions(matrix, k, side="right", method="auto"):
         )
     if side == "left":
         matrix = matrix.T
+    precision = _precision(given)
     methods = (method,)
     if method == "auto":
         methods = ("gram", "svd") if smaller > FULL_SVD_SIZE and 4 * k <= smaller else ("svd",)
     for name in methods:
-        values, vectors, error, floor = _by_gram(matrix, k) if name == "gram" else _by_svd(matrix, k)
+        values, vectors, error, floor = (_by_gram if name == "gram" else _by_svd)(matrix, k, precision)
         if values[-1] > floor and error < GRAM_PHI_ERROR:
             break
     if values[-1] <= floor:
+        rank = int((values > floor).sum())
         raise ValueError(
-            f"k = {k} directions asked of a matrix of rank {int((values > floor).sum())}: beyond its rank it has none"
+            f"{k} directions asked of a matrix of rank {rank}: it has no more than {rank} (so last_i at most that)"
         )
     return Directions(vectors, values, error)
 
@@ -72,6 +74,7 @@ def low_rank_directions(b, a, side="right"):
     at most r. Raises ValueError when the shapes do not fit, when a value is not finite, and when b @ a is zero
     (an untrained adapter): a zero matrix has no directions.
     """
+    precision = max(_precision(b), _precision(a))
     b, a = _checked_matrix(b, "b"), _checked_matrix(a, "a")
     _check_choice("side", side, ("right", "left"))
     if b.shape[1] != a.shape[0]:
@@ -79,12 +82,12 @@ def low_rank_directions(b, a, side="right"):
     q_left, r_left = np.linalg.qr(b)
     q_right, r_right = np.linalg.qr(a.T)
     left, values, right = np.linalg.svd(r_left @ r_right.T)
-    round_off = max(b.shape[0], a.shape[1]) * EPS
-    rank = int((values > round_off * np.linalg.norm(r_left) * np.linalg.norm(r_right)).sum())
+    scale = max(b.shape[0], a.shape[1]) * np.linalg.norm(r_left) * np.linalg.norm(r_right)
+    rank = int((values > scale * precision).sum())
     if rank == 0:
-        raise ValueError("B @ A is zero (an untrained B?), so ΔW has no directions: compare factor A instead")
+        raise ValueError("b @ a is zero, so it has no directions; of an untrained adapter compare factor A")
     vectors = q_right @ right.T if side == "right" else q_left @ left
-    return Directions(vectors[:, :rank], values[:rank], _phi_error(values, rank, round_off))
+    return Directions(vectors[:, :rank], values[:rank], _phi_error(values, rank, scale * EPS))
 
 
 def factor_directions(a, b=None, factor="A", side="right"):
@@ -100,7 +103,7 @@ def factor_directions(a, b=None, factor="A", side="right"):
         raise ValueError(
             'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
         )
-    return low_rank_directions(np.eye(len(a)), a, side)
+    return low_rank_directions(np.eye(len(a), dtype=np.asarray(a).dtype), a, side)
 
 
 def similarity_grid(u, v):
@@ -124,6 +127,8 @@ def similarity_grid(u, v):
 
 def phi(u, v, i, j):
     """φ(i, j) between the first i columns of u [d, I] and the first j of v [d, J]: one cell of `similarity_grid`."""
+    if not (1 <= i <= u.shape[1] and 1 <= j <= v.shape[1]):
+        raise ValueError(f"φ({i}, {j}) asked of {u.shape[1]} and {v.shape[1]} directions: there are not so many")
     return float(similarity_grid(u[:, :i], v[:, :j])[-1, -1])
 
 
@@ -135,7 +140,8 @@ class Amplification(NamedTuple):
     by_delta: ‖Uᵀ W V‖_F with U, V the r leading singular directions of ΔW.
     by_weight: the same with those of W itself, its largest possible value.
     by_chance: the root mean square for random U, V: r ‖W‖_F / √(out · in).
-    factor: delta_norm / by_delta, how much ΔW amplifies directions that W holds.
+    factor: delta_norm / by_delta, the amplification factor.
+    factor_by_chance: delta_norm / by_chance, what it would be if ΔW had random directions.
     """
 
     rank: int
@@ -145,6 +151,7 @@ class Amplification(NamedTuple):
     by_weight: float
     by_chance: float
     factor: float
+    factor_by_chance: float
 
 
 def amplification(weight, delta, rank):
@@ -155,15 +162,10 @@ def amplification(weight, delta, rank):
     v, strengths, _ = top_directions(delta, rank)
     u = delta @ v / strengths
     weight_norm, delta_norm, by_delta = (float(np.linalg.norm(m)) for m in (weight, delta, u.T @ weight @ v))
-    return Amplification(
-        rank=rank,
-        weight_norm=weight_norm,
-        delta_norm=delta_norm,
-        by_delta=by_delta,
-        by_weight=float(np.linalg.norm(top_directions(weight, rank).singular_values)),
-        by_chance=rank * weight_norm / np.sqrt(weight.size),
-        factor=delta_norm / by_delta,
-    )
+    by_weight = float(np.linalg.norm(top_directions(weight, rank).singular_values))
+    by_chance = float(rank * weight_norm / np.sqrt(weight.size))
+    factors = (delta_norm / by if by else np.inf for by in (by_delta, by_chance))
+    return Amplification(rank, weight_norm, delta_norm, by_delta, by_weight, by_chance, *factors)
 
 
 def choose_window(d, available, ranks, first_i=0, last_i=0, last_j=0):
@@ -176,11 +178,12 @@ def choose_window(d, available, ranks, first_i=0, last_i=0, last_j=0):
     Returns (first_i, last_i, last_j). Raises ValueError when a bound leaves 1 … available, or the rows are empty,
     or last_j exceeds the greatest rank.
     """
-    first = first_i or max(1, min(round(451 / 12288 * d), available))
+    first = first_i or max(1, min(round(451 / 12288 * d), last_i or available))
     last = last_i or max(first, min(round(0.1 * d), available))
     if not 1 <= first <= last <= available:
         raise ValueError(
-            f"rows i = {first} … {last} asked for; they must lie within 1 … {available}, the first not above the last"
+            f"rows i = {first} … {last} asked for (first_i … last_i): they must lie within 1 … {available}, "
+            "the first not above the last"
         )
     most = max(ranks)
     if not 0 <= last_j <= most:
@@ -206,24 +209,36 @@ def choose_pairs(ranks):
     )
 
 
-def _by_svd(matrix, k):
+def _by_svd(matrix, k, precision):
     _, values, rows = linalg.svd(matrix, full_matrices=False, check_finite=False)
-    round_off = max(matrix.shape) * EPS
-    return values[:k], rows[:k].T, _phi_error(values, k, round_off), round_off * values[0]
+    size = max(matrix.shape)
+    return values[:k], rows[:k].T, _phi_error(values, k, size * EPS * values[0]), size * precision * values[0]
 
 
-def _by_gram(matrix, k):
-    n, round_off = matrix.shape[1], max(matrix.shape) * EPS
-    squares, vectors = linalg.eigh(matrix.T @ matrix, subset_by_index=(max(0, n - k - 1), n - 1), check_finite=False)
-    squares, vectors = np.maximum(squares[::-1], 0.0), vectors[:, ::-1]
+def _by_gram(matrix, k, precision):
+    """Eigenvectors of the smaller of MᵀM and MMᵀ; those of MMᵀ are carried over by Mᵀ."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    gram = matrix @ matrix.T if wide else matrix.T @ matrix
+    n, size = len(gram), max(matrix.shape)
+    squares, vectors = linalg.eigh(gram, subset_by_index=(max(0, n - k - 1), n - 1), check_finite=False)
+    squares, vectors = np.maximum(squares[::-1], 0.0), vectors[:, ::-1][:, :k]
     values = np.sqrt(squares)
-    return values[:k], vectors[:, :k], _phi_error(squares, k, round_off), np.sqrt(round_off) * values[0]
+    floor = max(np.sqrt(size * EPS), size * precision) * values[0]
+    if wide:
+        vectors = matrix.T @ (vectors / np.maximum(values[:k], floor))
+    return values[:k], vectors, _phi_error(squares, k, size * EPS * squares[0]), floor
 
 
-def _phi_error(values, k, round_off):
+def _phi_error(values, k, perturbation):
     """Davis & Kahan (1970): sin of the angle between true and computed subspace ≤ perturbation / gap."""
     gaps = -np.diff(np.append(values, 0.0))[:k]
-    return float(min(1.0, round_off * values[0] / max(gaps.min(), np.finfo(float).tiny)))
+    return float(min(1.0, perturbation / max(gaps.min(), np.finfo(float).tiny)))
+
+
+def _precision(matrix):
+    """Unit round-off of the numbers as they were given: what is smaller, relative to the largest, is noise."""
+    kind = np.asarray(matrix).dtype
+    return float(np.finfo(kind).eps) if kind.kind == "f" else EPS
 
 
 def _checked_matrix(matrix, name):

@@ -30,6 +30,17 @@ def test_random_directions_are_orthonormal_uniform_and_seeded():
     assert z.std() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize(("d", "first", "last", "j"), [(40, 6, 30, 4), (40, 6, 8, 4), (30, 5, 6, 5)])
+def test_rise_from_one_row_to_another_against_monte_carlo(rng, d, first, last, j):
+    draws = 4000
+    bases = np.linalg.qr(rng.standard_normal((draws, d, j)))[0]
+    rise = (bases[:, :last] ** 2).sum((1, 2)) / j - (bases[:, :first] ** 2).sum((1, 2)) / j
+    z = chance.rise_z_score(rise, first, last, j, d)
+    assert z.mean() == pytest.approx(0, abs=4 / np.sqrt(draws))
+    kurtosis = (z**4).mean()
+    assert (z**2).mean() == pytest.approx(1, abs=4 * np.sqrt((kurtosis - 1) / draws))
+
+
 def test_grid_agrees_with_its_cells_and_edges():
     grid = chance.mean_grid(6, 9, 12)
     assert grid.shape == (6, 9)
@@ -38,6 +49,14 @@ def test_grid_agrees_with_its_cells_and_edges():
     assert chance.variance(3, 12, 12) == 0
     assert np.isnan(chance.z_score(1.0, 3, 12, 12))
     assert (chance.mean(1, 1, 1), chance.variance(1, 1, 1)) == (1, 0)
+
+
+def test_random_projections_of_a_weight_have_the_closed_form_as_their_root_mean_square(rng):
+    weight = rng.standard_normal((20, 30)) * np.linspace(3, 0, 30)
+    norms = chance.projection_norms(weight, 4, 3000, np.random.default_rng(1))
+    squares = norms**2
+    expected = 4**2 * np.sum(weight**2) / weight.size
+    assert squares.mean() == pytest.approx(expected, abs=4 * squares.std() / np.sqrt(len(squares)))
 
 
 def test_variance_at_the_papers_size_does_not_overflow():

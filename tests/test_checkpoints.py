@@ -1,4 +1,5 @@
 import json
+import shlex
 import struct
 import subprocess
 import sys
@@ -122,8 +123,9 @@ def test_a_pickle_is_never_opened_and_the_command_in_the_message_converts_it(tmp
         checkpoints.open_base(tmp_path)
     with pytest.raises(CheckpointError, match="is a pickle"):
         checkpoints.open_base(tmp_path / "pytorch_model.bin")
-    _, code, rest = str(refusal.value).split('"')
-    subprocess.run([sys.executable, "-c", code, *rest.split()], check=True, capture_output=True)
+    command = shlex.split(str(refusal.value).partition("convert it with ")[2])
+    assert command[:2] == ["python", "-c"]
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
     np.testing.assert_array_equal(checkpoints.open_base(tmp_path).weight("x"), state["x.weight"])
 
 
@@ -221,8 +223,33 @@ def test_bundled_untrained_a_is_another_matrix_than_the_trained_one(data):
             assert b.any()
 
 
-def test_untrained_a_is_none_without_its_file(make_adapter):
-    assert checkpoints.open_adapter(make_adapter()).untrained_a(MODULE) is None
+def test_untrained_a_is_none_where_it_is_not_known_and_refused_where_it_cannot_be_right(make_adapter):
+    place = make_adapter()
+    assert checkpoints.open_adapter(place).untrained_a(MODULE) is None
+    save_file({"another.lora_A.weight": torch.ones(4, 24)}, place / "untrained_A.safetensors")
+    assert checkpoints.open_adapter(place).untrained_a(MODULE) is None
+    save_file({f"base_model.model.{MODULE}.lora_A.weight": torch.ones(4, 20)}, place / "untrained_A.safetensors")
+    with pytest.raises(CheckpointError, match=r"is \(4, 20\), but A is \(4, 24\)"):
+        checkpoints.check_fit([checkpoints.open_adapter(place)], MODULE)
+
+
+def test_a_link_into_a_hubs_cache_is_read_with_the_config_beside_it(tmp_path, make_base, rng):
+    weight = rng.standard_normal((4, 4))
+    place = make_base({"h.0.attn.c_proj": weight}, config={"model_type": "gpt2"})
+    blob = tmp_path / "blobs" / "0123abcd"
+    blob.parent.mkdir()
+    (place / "model.safetensors").rename(blob)
+    (place / "model.safetensors").symlink_to(blob)
+    for path in (place, place / "model.safetensors"):
+        np.testing.assert_array_equal(checkpoints.open_base(path).weight("c_proj"), weight.T.astype(np.float32))
+
+
+def test_a_pickled_adapter_with_its_untrained_a_is_a_pickle(make_adapter):
+    place = make_adapter()
+    (place / "adapter_model.safetensors").rename(place / "untrained_A.safetensors")
+    torch.save({}, place / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        checkpoints.open_adapter(place)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +259,10 @@ def test_untrained_a_is_none_without_its_file(make_adapter):
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4'.*path_initial_model_for_weight_conversion"),
         ({"init_lora_weights": "olora"}, "'olora'"),
         ({"init_lora_weights": "lora_ga"}, "'lora_ga'"),
+        ({"init_lora_weights": "loftq"}, "'loftq'.*train without it"),
+        ({"kasa_config": {"beta": 1}}, "uses kasa_config"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "uses layer_replication"),
+        ({"target_parameters": ["experts.down_proj"]}, "uses target_parameters"),
         ({"peft_type": "ADALORA"}, "ADALORA adapter: only LORA"),
     ],
 )
@@ -245,6 +276,7 @@ def test_adapters_whose_delta_is_not_ba_are_refused_by_name(make_adapter, config
     [
         ("base_model.model.x.lora_magnitude_vector", "DoRA"),
         ("lora_unet_x.lora_down.weight", "kohya"),
+        ("base_model.model.x.lora_diag.weight", "lora_diag.weight, which plain LoRA has not"),
         ("base_model.model.x.weight", "no LoRA factors"),
         ("base_model.model.emb.lora_embedding_A", "no LoRA factors"),
     ],
@@ -277,6 +309,10 @@ def test_other_tensors_of_an_adapter_are_passed_over(make_adapter):
         (np.ones((4, 24)), np.full((24, 4), np.inf), {}, "lora_B.weight in .* NaN or Inf"),
         (np.ones((4, 24, 1, 1)), np.ones((24, 4, 1, 1)), {}, "only matrices are read"),
         (np.ones((4, 24)), np.ones((24, 4)), {"lora_alpha": "16"}, "lora_alpha .* is '16'"),
+        (np.ones((4, 24)), np.ones((24, 4)), {"lora_alpha": float("nan")}, "lora_alpha .* is nan"),
+        (np.ones((4, 24)), np.ones((24, 4)), {"lora_alpha": 0}, "lora_alpha of .* is 0"),
+        (np.ones((4, 24)), np.ones((24, 4)), {"rank_pattern": {"(": 4}}, "rank_pattern .* cannot be applied"),
+        (np.ones((4, 24)), np.ones((24, 4)), {"alpha_pattern": [3]}, "alpha_pattern .* cannot be applied"),
     ],
 )
 def test_factors_that_cannot_be_right_are_refused(make_adapter, a, b, config, message):
@@ -301,6 +337,15 @@ def test_modules_of_adapters_match_the_bases_by_suffix(make_base, make_adapter):
         adapter.factors("self.qery")
 
 
+def test_an_adapter_named_twice_and_an_adapter_as_a_model_are_refused(make_adapter):
+    place = make_adapter()
+    twice = [checkpoints.open_adapter(path) for path in (place, place / ".." / place.name)]
+    with pytest.raises(CheckpointError, match="named twice"):
+        checkpoints.check_fit(twice, MODULE)
+    with pytest.raises(CheckpointError, match="is an adapter, not a model"):
+        checkpoints.open_base(place)
+
+
 def test_adapters_that_do_not_fit_are_refused(make_base, make_adapter, rng):
     base = checkpoints.open_base(make_base())
     narrow = checkpoints.open_adapter(make_adapter(rng.standard_normal((4, 20)), directory="narrow"))
@@ -314,6 +359,9 @@ def test_adapters_that_do_not_fit_are_refused(make_base, make_adapter, rng):
         checkpoints.check_fit([turned], MODULE, "A", base)
     untrained = checkpoints.open_adapter(make_adapter(b=np.zeros((24, 4)), directory="untrained"))
     checkpoints.check_fit([untrained], MODULE, "A", base)
+    empty = checkpoints.open_adapter(make_adapter(a=np.zeros((4, 24)), directory="empty"))
+    with pytest.raises(CheckpointError, match=r"empty: A of .* is zero"):
+        checkpoints.check_fit([empty], MODULE, "A", base)
     with pytest.raises(CheckpointError, match=r"untrained: B of .* is zero.*compare factor A"):
         checkpoints.check_fit([untrained], MODULE, "BA", base)
 
@@ -344,7 +392,6 @@ print(status("VmHWM") - start)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's account of memory")
 @pytest.mark.parametrize(("kind", "size"), [("F32", 4), ("BF16", 2)])
 def test_one_weight_of_a_large_file_costs_at_most_three_times_itself(tmp_path, kind, size):
     side, other = 4096, 4 * 2**30

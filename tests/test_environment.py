@@ -1,6 +1,7 @@
 """The three lists of dependencies say the same, and what is imported is in them."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -26,6 +27,13 @@ def requirements(*extras):
 def pins():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def source_of(file):
+    text = file.read_text()
+    if file.suffix == ".py":
+        return text
+    return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
 
 
 def test_conda_ranges_are_those_of_pyproject():
@@ -56,14 +64,17 @@ def test_every_line_says_why():
         (sorted(set((ROOT / "helpers").glob("*.py")) - {ROOT / "helpers" / "finetuning.py"}), ()),
         ([ROOT / "helpers" / "finetuning.py"], ("training",)),
         (sorted((ROOT / "tests").rglob("*.py")), ("training", "test")),
+        (sorted((ROOT / "notebooks").glob("*.ipynb")), ()),
+        (sorted((ROOT / "notebooks").glob("*/*.ipynb")), ("training",)),
     ],
-    ids=["helpers", "training", "tests"],
+    ids=["helpers", "training", "tests", "notebooks", "training notebooks"],
 )
 def test_what_is_imported_is_required(files, extras):
     """The default run needs neither peft nor transformers: only the training room may import them."""
     allowed = {name.lower().replace("-", "_") for name in requirements(*extras)} | {"helpers", "tests"}
+    assert files
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(source_of(file))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names):

@@ -23,6 +23,7 @@ class Holder:
         ("1.attention.self.query", "encoder.layer.1.attention.self.query"),
         ("bert.encoder.layer.5.attention.self.value", "encoder.layer.5.attention.self.value"),
         (NAMES[3], NAMES[3]),
+        ("model.text.layer.5.attention.self.key", "encoder.layer.5.attention.self.key"),
     ],
 )
 def test_find_by_suffix_in_either_direction_with_whole_parts(wanted, found):

@@ -43,7 +43,7 @@ def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
     assert sorted(file.name for file in place.iterdir()) == ["notebook.ipynb", "report.html", "results.json"]
     assert json.loads((place / "results.json").read_text())["complete"] is True
     good = {file.name: file.read_bytes() for file in place.iterdir()}
-    with pytest.raises(run.RunFailed, match=r"small\.ipynb failed: RuntimeError: as asked"):
+    with pytest.raises(run.RunFailed, match=r"small\.ipynb: RuntimeError: as asked"):
         run.run(notebook, {"fail": True}, tmp_path / "out")
     assert "as asked" in (place / "failed.ipynb").read_text()
     with pytest.raises(run.RunFailed, match="without its result file"):
@@ -53,12 +53,28 @@ def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
     assert sorted(file.name for file in place.iterdir()) == ["notebook.ipynb", "report.html", "results.json"]
 
 
+def test_a_dead_kernel_is_a_failed_run_and_a_failed_refresh_leaves_the_notebook(notebook, tmp_path):
+    content = nbformat.read(notebook, as_version=4)
+    content.cells[2].source = "import os\nos._exit(3)"
+    nbformat.write(content, notebook)
+    with pytest.raises(run.RunFailed, match="its kernel died"):
+        run.run(notebook, {}, tmp_path / "out")
+    content.cells[2].source = "1 / 0"
+    nbformat.write(content, notebook)
+    before = notebook.read_text()
+    with pytest.raises(run.RunFailed, match="ZeroDivisionError") as failure:
+        run.refresh(notebook)
+    assert notebook.read_text() == before
+    assert "ZeroDivisionError" in notebook.with_suffix(".failed.ipynb").read_text()
+    assert str(notebook.with_suffix(".failed.ipynb")) in str(failure.value)
+
+
 def test_a_page_asks_nothing_of_the_network_and_sets_its_mathematics(notebook, tmp_path):
     page = (run.run(notebook, {}, tmp_path / "out") / "report.html").read_text()
     assert "<title>Title &amp; more</title>" in page
     assert page.count("<math") == 2
     assert "<mfrac>" in page
-    assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\(|@import|<script|<link""", page)
+    assert not re.search(r"""src=["'](?!data:)|url\(|@import|<script|<link|<iframe""", page)
     assert "default-src 'none'" in page
 
 
@@ -71,10 +87,12 @@ def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp
     assert (done.returncode, done.stdout) == (0, f"report: {tmp_path / 'small' / 'report.html'}\n")
     failed = call("run", str(notebook), "--out", str(tmp_path), "-p", "fail", "true")
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1].startswith("error: small.ipynb failed: RuntimeError: as asked")
+    assert failed.stderr.splitlines()[-1].startswith("error: small.ipynb: RuntimeError: as asked")
     bad = call("run", "notebooks/01_subspace_similarity.ipynb", "--out", str(tmp_path), "-p", "modul", "x")
     assert bad.returncode == 2
-    assert bad.stderr.startswith("error: there is no parameter 'modul'")
+    assert bad.stderr == "error: there is no parameter 'modul'; did you mean 'module'?\n"
+    torn = call("run", "notebooks/01_subspace_similarity.ipynb", "--out", str(tmp_path), "-p", "adapters", "[a")
+    assert torn.stderr == "error: parameter adapters is '[a', which is not YAML: a list is \"[DIR, DIR]\"\n"
     assert call("run", str(tmp_path / "none.ipynb")).returncode == 2
     assert "a list is" in call("run", "--help").stdout
 
@@ -87,7 +105,9 @@ def test_refresh_puts_outputs_in_and_nothing_of_the_machine(notebook):
     assert str(notebook.parent) not in text
     assert not re.search(r"\d{4}-\d\d-\d\dT", text)
     assert content.metadata["source_digest"] == run.source_digest(content)
-    content.cells[0].source += "changed"
+    content.cells[0].source += "prose may change"
+    assert content.metadata["source_digest"] == run.source_digest(content)
+    content.cells[1].source += "\nchanged = 1"
     assert content.metadata["source_digest"] != run.source_digest(content)
     ids = [cell.id for cell in content.cells]
     run.refresh(notebook)

@@ -85,6 +85,36 @@ def test_top_directions_are_those_of_a_full_svd(rng, shape, side, method):
     assert found.phi_error < 1e-8
 
 
+def test_phi_is_one_cell_of_the_grid_and_of_no_other(rng):
+    u, v = basis(rng, 20, 5), basis(rng, 20, 3)
+    assert subspace.phi(u, v, 4, 2) == subspace.similarity_grid(u, v)[3, 1]
+    for i, j in ((6, 3), (5, 4), (0, 1)):
+        with pytest.raises(ValueError, match="not so many"):
+            subspace.phi(u, v, i, j)
+
+
+def test_rank_is_counted_at_the_precision_of_the_numbers_given(rng):
+    """A matrix of rank 3 stored in float32 has 57 more singular values, of round-off; they are no directions."""
+    stored = (rng.standard_normal((60, 3)) @ rng.standard_normal((3, 60))).astype(np.float32)
+    assert len(subspace.top_directions(stored, 3).singular_values) == 3
+    with pytest.raises(ValueError, match="rank 3"):
+        subspace.top_directions(stored, 4)
+    assert subspace.factor_directions(stored).vectors.shape == (60, 3)
+
+
+def test_phi_error_of_a_product_covers_badly_scaled_factors(rng):
+    """B Q and Q⁻¹ A give the same product; with a Q near singular its rounding grows, and the error owns up to it."""
+    b, a = rng.standard_normal((40, 4)), rng.standard_normal((4, 40))
+    left, right = rotation(rng, 4), rotation(rng, 4)
+    q = left @ np.diag([1e8, 1e3, 1, 1e-2]) @ right
+    plain = subspace.low_rank_directions(b, a)
+    scaled = subspace.low_rank_directions(b @ q, np.linalg.solve(q, a))
+    u = basis(rng, 40, 5)
+    moved = np.abs(subspace.similarity_grid(u, plain.vectors) - subspace.similarity_grid(u, scaled.vectors)).max()
+    assert moved <= scaled.phi_error
+    assert plain.phi_error < 1e-12 < scaled.phi_error
+
+
 def test_phi_error_bounds_the_error_that_the_gram_matrix_makes(rng):
     """Two singular values a relative 1e-7 apart: the Gram matrix confuses their directions, and says so."""
     left, right = rotation(rng, 50), rotation(rng, 50)
@@ -179,6 +209,9 @@ def test_amplification_against_its_definition_and_monte_carlo(rng):
     assert row.by_delta == pytest.approx(np.linalg.norm(left[:, :3].T @ weight @ right[:3].T))
     assert row.by_weight == pytest.approx(np.sqrt((np.linalg.svd(weight)[1][:3] ** 2).sum()))
     assert row.factor == pytest.approx(np.linalg.norm(delta) / row.by_delta)
+    assert row.factor_by_chance == pytest.approx(
+        np.linalg.norm(delta) * np.sqrt(30 * 40) / (3 * np.linalg.norm(weight))
+    )
     draws = np.array([np.sum((basis(rng, 30, 3).T @ weight @ basis(rng, 40, 3)) ** 2) for _ in range(2000)])
     assert row.by_chance**2 == pytest.approx(draws.mean(), abs=4 * draws.std() / np.sqrt(len(draws)))
     assert subspace.amplification(weight, weight, 3).by_delta == pytest.approx(row.by_weight)
@@ -192,6 +225,7 @@ def test_window_is_the_papers_share_of_the_spectrum_by_default():
     assert subspace.choose_window(384, 384, [4, 64], last_j=33) == (14, 38, 33)
     assert subspace.choose_window(384, 384, [4], first_i=1, last_i=384) == (1, 384, 1)
     assert subspace.choose_window(384, 384, [4], first_i=39) == (39, 39, 4)
+    assert subspace.choose_window(384, 384, [4], last_i=10) == (10, 10, 4)
     assert subspace.choose_window(4, 4, [2]) == (1, 1, 1)
     assert subspace.choose_window(4096, 30, [8])[:2] == (30, 30)
 

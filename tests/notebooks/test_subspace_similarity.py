@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import nbformat
 import numpy as np
@@ -63,8 +64,13 @@ def right(matrix, k):
 
 
 @pytest.fixture(scope="module")
-def default(tmp_path_factory):
-    return execute(tmp_path_factory.mktemp("default"))
+def default_place(tmp_path_factory):
+    return tmp_path_factory.mktemp("default")
+
+
+@pytest.fixture(scope="module")
+def default(default_place):
+    return execute(default_place)
 
 
 def test_default_numbers_are_scipys(default):
@@ -141,6 +147,7 @@ def test_amplification_is_table_7(default):
         assert row["by_delta"] == pytest.approx(inner)
         assert row["by_chance"] == pytest.approx(rank * np.linalg.norm(weight()) / 384)
         assert row["factor"] == pytest.approx(np.linalg.norm(delta) / inner)
+        assert row["factor_by_chance"] == pytest.approx(np.linalg.norm(delta) * 384 / (rank * np.linalg.norm(weight())))
     assert [row["adapter"] for row in table[4:]] == ["GPT-3, r = 4", "GPT-3, r = 64"]
 
 
@@ -155,6 +162,42 @@ def test_the_three_statements_are_decided_by_their_numbers(default):
         for adapter in LABELS.values()
     ]
     assert found["grows_with_i"]["statistic"] == pytest.approx(min(rises), abs=1e-6)
+
+
+def test_the_statistics_of_the_claims_are_right(default):
+    """Standard deviations from draws of random subspaces, not from the formulas that the notebook uses."""
+    rng, found = np.random.default_rng(5), claims(default)
+    bases = np.linalg.qr(rng.standard_normal((4000, 384, 4)))[0]
+    at, above = ((bases[:, :i] ** 2).sum((1, 2)) / 4 for i in (14, 38))
+    trained = {
+        name: {i: mean_cos2(right(weight(), i), right(factor(a, "A"), 4)) for i in (14, 38)}
+        for name, a in LABELS.items()
+    }
+    rises = [(phi[38] - phi[14] - 24 / 384) / (above - at).std() for phi in trained.values()]
+    assert found["grows_more_than_chance"]["statistic"] == pytest.approx(min(rises), abs=0.1)
+    spread = at.std()
+    step = (trained["r = 64"][14] + trained["r = 64′"][14]) / 2 - trained["r = 4"][14]
+    assert found["grows_with_rank"]["statistic"] == pytest.approx(step / (spread * np.sqrt(1 + 1 / 2)), abs=0.1)
+    before = {
+        name: mean_cos2(right(weight(), 14), right(factor(a, "A", file="untrained_A"), 4)) for name, a in LABELS.items()
+    }
+    gains = [(trained[name][14] - before[name]) / (spread * np.sqrt(2)) for name in LABELS]
+    assert found["comes_from_training"]["statistic"] == pytest.approx(min(gains), abs=0.1)
+
+
+def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
+    """Source and inputs may be the same and helpers another: then the numbers in the text differ."""
+
+    def shown(path):
+        cells = nbformat.read(path, as_version=4).cells[:-1]
+        data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        return "".join(str(content.get("text/markdown", content.get("text/html", ""))) for content in data)
+
+    number = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
+    committed, fresh = shown(NOTEBOOK), shown(default_place / "out.ipynb")
+    assert number.sub("0", committed) == number.sub("0", fresh)
+    numbers = [[float(n.replace("−", "-")) for n in number.findall(text)] for text in (committed, fresh)]
+    np.testing.assert_allclose(*numbers, rtol=0.02, atol=0.002)
 
 
 def test_the_same_parameters_give_the_same_numbers(default, tmp_path):
@@ -222,6 +265,37 @@ def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"last_j": 2},
+        {"first_i": 1, "last_i": 1},
+        {"first_i": 384, "last_i": 384},
+        {"last_i": 10, "factor": "BA"},
+        {"adapters": ["data/adapters/r64", "data/adapters/r64-seed1"], "factor": "BA", "side": "left"},
+    ],
+    ids=str,
+)
+def test_unusual_but_legal_parameters(tmp_path, given):
+    assert execute(tmp_path, **given)["complete"] is True
+
+
+def test_modules_of_other_sizes_are_left_out_by_name(tmp_path, make_base, make_adapter, rng):
+    """Synthetic: a value projection with fewer rows than i, another layer of another width, another prefix."""
+    shapes = {"a.layers.0.q_proj": (64, 64), "a.layers.0.v_proj": (16, 64), "a.layers.1.q_proj": (32, 32)}
+    base = make_base({name: rng.standard_normal(shape) for name, shape in shapes.items()})
+    place = make_adapter(rng.standard_normal((4, 64)), rng.standard_normal((64, 4)), module="x.b.layers.0.q_proj")
+    tensors = load_file(place / "adapter_model.safetensors")
+    for name, (rows_, columns) in {"layers.0.v_proj": (16, 64), "layers.1.q_proj": (32, 32)}.items():
+        tensors[f"base_model.model.x.b.{name}.lora_A.weight"] = torch.tensor(rng.standard_normal((4, columns)))
+        tensors[f"base_model.model.x.b.{name}.lora_B.weight"] = torch.tensor(rng.standard_normal((rows_, 4)))
+    save_file(tensors, place / "adapter_model.safetensors")
+    result = execute(tmp_path / "out", base=str(base), adapters=[str(place)], module="layers.0.q_proj", first_i=20)
+    assert [(row["projection"], row["layer"]) for row in rows(result, "layers")] == [("q_proj", 0)]
+    text = (tmp_path / "out" / "out.ipynb").read_text()
+    assert "Left out, of another size or with too few directions" in text
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"base": "data/nowhere"}, "data/nowhere does not exist"),
@@ -230,9 +304,10 @@ def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
         ({"module": "encoder.layer.5.attention.self.qery"}, "did you mean 'encoder.layer.5.attention.self.query'"),
         ({"module": "query"}, "'query' is ambiguous in r4"),
         ({"last_j": 65}, "last_j = 65 columns asked for, but the adapters have at most 64 directions"),
-        ({"first_i": 400}, "rows i = 400 … 400 asked for; they must lie within 1 … 384"),
+        ({"first_i": 400}, "rows i = 400 … 400 asked for (first_i … last_i): they must lie within 1 … 384"),
         ({"factor": "C"}, "parameter factor is 'C'"),
         ({"side": "left"}, 'use factor "BA"'),
+        ({"modul": MODULE}, "there is no parameter 'modul'; did you mean 'module'?"),
     ],
 )
 def test_bad_parameters_end_the_run_before_any_compute(tmp_path, given, message):
