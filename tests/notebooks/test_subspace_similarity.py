@@ -185,6 +185,13 @@ def test_the_statistics_of_the_claims_are_right(default):
     assert found["comes_from_training"]["statistic"] == pytest.approx(min(gains), abs=0.1)
 
 
+def test_the_summary_in_the_readme_is_true(default):
+    above = [row["z"] >= 3 for row in rows(default, "layers")]
+    assert 0 < sum(above) < len(above) / 2
+    assert claims(default)["grows_more_than_chance"]["holds"] is False
+    assert claims(default)["grows_with_i"]["holds"] is True
+
+
 def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
     """Source and inputs may be the same and helpers another: then the numbers in the text differ."""
 
