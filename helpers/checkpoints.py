@@ -23,13 +23,18 @@ CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_LAYERS = ("c_attn", "q_attn", "c_proj", "c_fc")
 # Settings of PEFT under which ΔW of a module is something else than its own B A.
 NOT_BA = (
-    *("kasa_config", "use_qalora", "use_bdlora", "arrow_config", "monteclora_config", "velora_config"),
-    *("target_parameters", "layer_replication"),
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "target_parameters",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
 )
 # The initialisations of PEFT that leave the base weight as it was.
 PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 LORA_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
-
 KNOWN_TENSOR = re.compile(r"\.lora_(A|B|embedding_[AB])\b")
 
 
@@ -298,7 +303,9 @@ def _names_in(file):
 
 
 def _names_in_shards(index):
-    shards = _read_json(index).get("weight_map", {})
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensors to files: download it again")
     for shard in set(shards.values()):
         if Path(shard).name != shard or not (index.parent / shard).is_file():
             raise CheckpointError(
