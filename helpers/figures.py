@@ -183,7 +183,7 @@ def _adapter_symbol(factor, name):
 
 
 def _set_title(figure, title):
-    figure.suptitle(textwrap.fill(title, round(9 * figure.get_figwidth())), fontsize="large")
+    figure.suptitle(textwrap.fill(title, round(10 * figure.get_figwidth())), fontsize="large")
 
 
 def _range(panels):

@@ -46,6 +46,11 @@ def common(holders):
     return [name for name in first.modules() if all(_has(other, name) for other in others)]
 
 
+def short_name(module):
+    """The last part of a module's name, for a sentence or a figure: whatever could act as markup becomes `·`."""
+    return re.sub(r"[^\w-]", "·", _last(module))
+
+
 def role(module):
     """What a projection does in attention, by the usual names: "q", "k", "v", "o", or "" for any other."""
     return ROLES.get(_last(module), "")

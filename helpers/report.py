@@ -132,14 +132,14 @@ def file_hash(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path, text):
-    """Write `text` so that `path` holds all of it or what it held before."""
+def write_whole(path, content):
+    """Write text or bytes so that `path` holds all of it or what it held before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -163,6 +163,7 @@ def _decimals(column):
 
 def _shown(path):
     """The path from the repository's root, or the whole of it; of a file in an installed package the last two parts."""
+    path = Path(path)
     if "site-packages" in path.parts:
         return "/".join(path.parts[-2:])
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()

@@ -75,7 +75,7 @@ def refresh(notebook):
         _execute(Path(notebook), executed, {}, Path(notebook).with_suffix(".failed.ipynb"))
         content = nbformat.read(executed, as_version=4)
     if figure := first_figure(content):
-        Path(notebook).with_suffix(".png").write_bytes(figure)
+        write_whole(Path(notebook).with_suffix(".png"), figure)
     write_whole(notebook, clean(content))
 
 

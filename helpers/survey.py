@@ -34,7 +34,8 @@ def every_layer(model, adapters, projections, i, j, d, factor="A", side="right")
         top = subspace.top_directions(model.weight(name), i, side).vectors
         for label, pair in found.items():
             phi = [np.nan if v is None else subspace.phi(top, v, i, j) for v in pair]
-            rows.append([projection.rpartition(".")[2], layer, label, *phi, *chance.z_score(np.array(phi), i, j, d)])
+            z = chance.z_score(np.array(phi), i, j, d)
+            rows.append([modules.short_name(projection), layer, label, *phi, *z])
     return pd.DataFrame(rows, columns=COLUMNS), left_out
 
 

@@ -57,6 +57,11 @@ def test_roles_and_partners():
     assert modules.query_and_value(NAMES[1], NAMES[:2]) == [NAMES[1]]
 
 
+def test_short_names_hold_nothing_that_acts_as_markup():
+    assert modules.short_name("h.0.attn.q_proj") == "q_proj"
+    assert modules.short_name("h.0.<img src=x>$`*[") == "·img·src·x·····"
+
+
 def test_every_layer_counts_by_the_first_number_only():
     assert list(modules.every_layer(NAMES[1], NAMES)) == [0, 1, 5, 11]
     assert modules.every_layer("head.dense", NAMES) == {0: "head.dense"}

@@ -243,29 +243,29 @@ def test_without_a_base_adapters_are_compared_with_each_other(tmp_path):
 
 
 def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
-    """A synthetic model in shards and bfloat16, with other names, a narrow value projection and no untrained A."""
+    """A synthetic model in shards and bfloat16, hostile names, a narrow value projection, no untrained A."""
     base = tmp_path / "theirs"
     base.mkdir()
     index = {}
     for n in range(3):
         name = f"model.layers.{n}.self_attn."
         tensors = {
-            f"{name}q_proj.weight": torch.tensor(rng.standard_normal((64, 64)), dtype=torch.bfloat16),
+            f"{name}q<b>$_.weight": torch.tensor(rng.standard_normal((64, 64)), dtype=torch.bfloat16),
             f"{name}v_proj.weight": torch.tensor(rng.standard_normal((16, 64)), dtype=torch.bfloat16),
         }
         save_file(tensors, base / f"part-{n}.safetensors")
         index |= dict.fromkeys(tensors, f"part-{n}.safetensors")
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    across = np.linalg.svd(tensors["model.layers.2.self_attn.q_proj.weight"].double().numpy())[2]
+    across = np.linalg.svd(tensors["model.layers.2.self_attn.q<b>$_.weight"].double().numpy())[2]
     planted = across[:4] + 1e-3 * rng.standard_normal((4, 64))
-    module = "model.layers.2.self_attn.q_proj"
+    module = "model.layers.2.self_attn.q<b>$_"
     places = [
         make_adapter(planted, rng.standard_normal((64, 4)), "planted", module),
         make_adapter(rng.standard_normal((2, 64)), np.zeros((64, 2)), "<b>untrained $x_1$", module),
     ]
     result = execute(
         tmp_path / "out", base=str(base), adapters=[str(place) for place in places],
-        module="layers.2.self_attn.q_proj", first_i=4, last_i=20,
+        module="layers.2.self_attn.q<b>$_", first_i=4, last_i=20,
     )  # fmt: skip
     top = next(row for row in rows(result, "regions") if row["panel"] == "r = 4" and row["region"] == "top")
     assert top["phi"] == pytest.approx(1, abs=1e-3)
@@ -274,7 +274,7 @@ def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
     cells = nbformat.read(tmp_path / "out" / "out.ipynb", as_version=4).cells
     data = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
     page = "".join(str(content.get("text/html", "")) + str(content.get("text/markdown", "")) for content in data)
-    assert "<b>untrained" not in page
+    assert "<b>" not in page
     assert "&lt;b&gt;untrained" in page
 
 
