@@ -117,9 +117,14 @@ def similarity_grid(u, v):
     u, v = np.asarray(u), np.asarray(v)
     if u.ndim != 2 or v.ndim != 2 or u.shape[0] != v.shape[0]:
         raise ValueError(f"u is {u.shape} and v is {v.shape}: both must be [d, directions] with the same d")
-    squares = np.square(u.T @ v, dtype=np.float64)
-    phi = squares.cumsum(0).cumsum(1)
-    phi /= np.minimum.outer(np.arange(1, u.shape[1] + 1), np.arange(1, v.shape[1] + 1))
+    return cumulative_phi(u.T @ v)
+
+
+def cumulative_phi(overlap):
+    """φ(i, j) for every i ≤ I and j ≤ J from `overlap` = Uᵀ V, [..., I, J]: same shape, float64. See `similarity_grid`."""
+    rows, columns = overlap.shape[-2:]
+    phi = np.square(overlap, dtype=np.float64).cumsum(-2).cumsum(-1)
+    phi /= np.minimum.outer(np.arange(1, rows + 1), np.arange(1, columns + 1))
     if not phi.max() <= 1 + 1e-4:
         raise ValueError(f"φ reaches {phi.max():.3g}, above 1: the columns of u and v must be finite and orthonormal")
     return np.minimum(phi, 1.0)
