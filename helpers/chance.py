@@ -185,6 +185,13 @@ def projection_norms(weight, rank, draws, rng):
     return np.array([np.linalg.norm(u.T @ weight @ v) for u, v in sides])
 
 
+def spectrum_matched(weight, rng):
+    """A random matrix with the singular values of `weight` [out, in] and uniform random singular directions."""
+    values = np.linalg.svd(weight, compute_uv=False)
+    left, right = (random_directions(size, len(values), rng) for size in weight.shape)
+    return left * values @ right.T
+
+
 def planted_directions(d, shares, k, rng):
     """k orthonormal directions [d, k] whose φ with the first coordinate directions is known exactly.
 

@@ -53,6 +53,7 @@ class SubspaceSimilarity(Parameters):
     last_j: NonNegativeInt = 0
     colour_low: Annotated[float, Field(ge=0, le=1)] = 0.0
     colour_high: Annotated[float, Field(ge=0, le=1)] = 0.0
+    preset: Literal["", "paper"] = ""
     seed: NonNegativeInt = 0
     results: str = ""
 
@@ -63,6 +64,8 @@ class SubspaceSimilarity(Parameters):
                 'side is "left" with factor "A", whose left directions lie in R^r and meet none of W: '
                 'use factor "BA", or side "right"'
             )
+        if self.preset and self.factor != "A":
+            raise ValueError('preset is "paper" and factor is "BA": the stand-in has an A only, use factor "A"')
         if self.last_i and self.first_i > self.last_i:
             raise ValueError(
                 f"first_i is {self.first_i}, above last_i, {self.last_i}: rows run from first_i down to last_i"
@@ -78,6 +81,27 @@ class SubspaceSimilarity(Parameters):
             )
         if len(set(self.adapters)) < len(self.adapters):
             raise ValueError(f"adapters names a directory twice: {self.adapters}; name each once")
+        return self
+
+
+class RandomBaselines(Parameters):
+    """Parameters of notebook 02."""
+
+    dimension: Annotated[int, Field(ge=3)] = 384
+    rank_i: PositiveInt = 38
+    rank_j: PositiveInt = 8
+    draws: Annotated[int, Field(ge=2)] = 4000
+    seed: NonNegativeInt = 0
+    results: str = ""
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        for name in ("rank_i", "rank_j"):
+            if getattr(self, name) >= self.dimension:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} and dimension is {self.dimension}: a subspace of all dimensions "
+                    f"agrees with every other in full; {name} must be 1 … {self.dimension - 1}"
+                )
         return self
 
 
@@ -111,7 +135,11 @@ class LoraAdapters(Parameters):
         return self.model_dump(include={"steps", "batch_size", "learning_rate", "evaluate_every"})
 
 
-SCHEMAS = {"01_subspace_similarity": SubspaceSimilarity, "lora_adapters": LoraAdapters}
+SCHEMAS = {
+    "01_subspace_similarity": SubspaceSimilarity,
+    "02_random_baselines": RandomBaselines,
+    "lora_adapters": LoraAdapters,
+}
 
 
 def _injected_names(cells):

@@ -29,14 +29,16 @@ class Report:
     """Claims, tables and provenance of one run of a notebook.
 
     notebook: its name. parameters: {name: value}. results: where `finish` writes the JSON result file; empty: nowhere.
+    about: what findings, claims, tables and figures are marked with, such as "Synthetic stand-in"; empty: nothing.
     A place for the answer is shown where the report is made; `finish` fills it with the findings.
     """
 
-    def __init__(self, notebook, parameters, results=""):
+    def __init__(self, notebook, parameters, results="", about=""):
         self.started = time.monotonic()
         self.notebook = notebook
         self.parameters = {name: value for name, value in parameters.items() if name != "results"}
         self.results = results
+        self.about = f"{about}: " if about else ""
         self.claims, self.tables, self.findings, self.hashes = [], {}, [], {}
         self.answer = display(
             Markdown("*The answer stands here once the notebook has run to its end.*"), display_id=True
@@ -52,6 +54,7 @@ class Report:
 
     def finding(self, markdown, first=False):
         """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
+        markdown = f"*{self.about.rstrip()}* {markdown}" if self.about else markdown
         self.findings.insert(0 if first else len(self.findings), markdown)
         self.say(markdown)
 
@@ -64,6 +67,7 @@ class Report:
         """
         statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
         holds = None if holds is None or (statistic is not None and math.isnan(statistic)) else bool(holds)
+        statement = self.about + statement
         claim = {"name": name, "statement": statement, "statistic": statistic, "threshold": threshold}
         self.claims.append({**claim, "holds": holds, "source": source})
         self.say(f"*Claim* ({source}): {statement} {found and f'*Found:* {found}. '}**{verdict(holds).capitalize()}.**")
@@ -76,18 +80,20 @@ class Report:
         frame = frame.reset_index() if frame.index.name else frame
         columns = [str(column) for column in frame.columns]
         self.tables[name] = {"columns": columns, "rows": frame.astype(object).values.tolist()}
-        display(HTML(_table(frame if shown is None else shown, caption)))
+        display(HTML(_table(frame if shown is None else shown, self.about + caption)))
 
     def figure(self, figure, alt):
         """Show a matplotlib figure. alt: what a sighted reader takes from it, with the numbers."""
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
-        display(Image(png.getvalue(), alt=alt, width=round(figure.get_figwidth() * 96)))
+        display(Image(png.getvalue(), alt=self.about + alt, width=round(figure.get_figwidth() * 96)))
 
     def finish(self):
         """Show all claims and the provenance, fill in the answer, write the result file (whole, or not at all)."""
         claims = pd.DataFrame(self.claims, columns=["holds", "statement", "statistic", "threshold", "source"])
         claims["holds"] = [verdict(value) for value in claims["holds"]]
+        for name in ("statistic", "threshold"):
+            claims[name] = ["–" if value is None else f"{value:.3g}" for value in claims[name]]
         display(HTML(_table(claims, "Every claim of this notebook", "claims")))
         self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {finding}" for finding in self.findings)))
         provenance = self.provenance()

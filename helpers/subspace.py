@@ -121,7 +121,7 @@ def similarity_grid(u, v):
 
 
 def cumulative_phi(overlap):
-    """φ(i, j) for every i ≤ I and j ≤ J from `overlap` = Uᵀ V, [..., I, J]: same shape, float64. See `similarity_grid`."""
+    """`similarity_grid` from its product `overlap` = Uᵀ V, [..., I, J], of one pair or many: φ of the same shape."""
     rows, columns = overlap.shape[-2:]
     phi = np.square(overlap, dtype=np.float64).cumsum(-2).cumsum(-1)
     phi /= np.minimum.outer(np.arange(1, rows + 1), np.arange(1, columns + 1))

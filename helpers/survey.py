@@ -1,6 +1,7 @@
 """φ at one (i, j) over the layers of a model: weights and adapters from disk → tables, and tests over all layers."""
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,45 +14,63 @@ from helpers import chance, modules, subspace
 COLUMNS = ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
 
 
-def every_pairing(model, adapters, projections, i, j, d, factor="A", side="right", instead=None):
-    """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
+class Place(NamedTuple):
+    """One projection in one layer: its module's full name, W's leading directions [d, i], and the adapters' there.
+
+    found: {adapter: (directions [d, ·], those of its untrained A or None)}.
+    """
+
+    module: str
+    top: np.ndarray
+    found: dict
+
+
+def collect(model, adapters, projections, i, j, d, factor="A", side="right"):
+    """The directions of W and of the adapters in every layer that has one of the projections.
 
     model: `checkpoints.Base`. adapters: {name: `checkpoints.Adapter`}. projections: module names; each stands for its
     counterparts in all layers. d: dimension that the directions must have. factor, side: as in
-    `subspace.factor_directions`; φ of the untrained A is known for factor "A", where the adapter has its file.
-    instead: a function of W whose result takes its place, such as a random matrix.
+    `subspace.factor_directions`; the untrained A is known for factor "A", where the adapter has its file.
 
-    Returns (table, left_out): a DataFrame of COLUMNS, NaN where unknown, in which `layer` is the adapter's and
-    `weight_layer` that of W; and the modules left out because they have another dimension, fewer than i directions,
-    or an adapter with fewer than j there.
+    Returns ({(projection, layer): Place}, left_out): projections by their short names, and the modules left out because
+    they have another dimension, fewer than i directions, or an adapter with fewer than j there.
     """
     common = modules.common([*adapters.values(), model])
-    rows, left_out = [], []
-    for projection in projections:
-        tops, found = {}, {}
-        places = modules.every_layer(projection, common)
-        for layer, name in tqdm(places.items(), desc="layers", delay=10, file=sys.stdout):
-            at = {label: _directions(adapter, name, factor, side) for label, adapter in adapters.items()}
-            out, inputs = model.shape(name)
-            enough = all(trained.shape[1] >= j for trained, _ in at.values())
-            if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough:
-                left_out.append(name)
-                continue
-            weight = model.weight(name) if instead is None else instead(model.weight(name))
-            tops[layer], found[layer] = subspace.top_directions(weight, i, side).vectors, at
-        for layer, at in found.items():
-            for weight_layer, top in tops.items():
-                for label, pair in at.items():
-                    phi = [np.nan if v is None else subspace.phi(top, v, i, j) for v in pair]
-                    rows.append([modules.short_name(projection), layer, weight_layer, label, *phi])
-    return pd.DataFrame(rows, columns=COLUMNS), left_out
+    places, left_out = {}, []
+    every = [(kind, *place) for kind in projections for place in modules.every_layer(kind, common).items()]
+    for projection, layer, name in tqdm(every, desc="layers", delay=10, file=sys.stdout):
+        found = {label: _directions(adapter, name, factor, side) for label, adapter in adapters.items()}
+        out, inputs = model.shape(name)
+        enough = all(trained.shape[1] >= j for trained, _ in found.values())
+        if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough:
+            left_out.append(name)
+            continue
+        top = subspace.top_directions(model.weight(name), i, side).vectors
+        places[modules.short_name(projection), layer] = Place(name, top, found)
+    return places, left_out
+
+
+def pairings(places, i, j):
+    """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
+
+    places: as from `collect`. Returns a DataFrame of COLUMNS, in which `layer` is the adapter's and `weight_layer`
+    that of W; untrained is NaN where unknown.
+    """
+    rows = [
+        [kind, layer, other, name, *(np.nan if v is None else subspace.phi(weight.top, v, i, j) for v in pair)]
+        for (kind, layer), place in places.items()
+        for (weight_kind, other), weight in places.items()
+        if weight_kind == kind
+        for name, pair in place.found.items()
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def own_layers(pairings, i, j, d):
-    """The rows of `every_pairing` in which an adapter meets its own W, against chance and the other layers' W.
+    """The rows of `pairings` in which an adapter meets its own W, against chance and the other layers' W.
 
     Returns a DataFrame: projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of
-    the other layers, NaN if there is none), z and p of phi, untrained_z; p_holm: p corrected over all rows.
+    the other layers, NaN if there is none), z of phi and of untrained, p of phi; p_holm: p corrected over all rows.
     """
     own = pairings["layer"] == pairings["weight_layer"]
     place = ["projection", "layer", "adapter"]
@@ -71,9 +90,9 @@ def holm(p):
 def pairing_test(pairings, rng):
     """p-value of every projection for: adapters have a higher φ with their own layer's W than with other layers'.
 
-    Which W belongs to which layer is permuted, for all adapters of a layer together, and the mean φ compared: exactly
-    while there are at most 9,999 permutations. pairings: as from `every_pairing`. Returns {projection: p}, without
-    the projections that have a single layer.
+    Which W belongs to which layer is permuted, for all adapters of a layer together, and the mean φ compared; all
+    permutations while there are at most 9,999 (7 layers), as many random ones beyond. pairings: as from the function
+    of that name. Returns {projection: p}, without the projections that have a single layer.
     """
     found = {}
     for projection, part in pairings.groupby("projection", sort=False):

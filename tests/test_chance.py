@@ -34,10 +34,7 @@ def test_tail_is_exact_where_one_dimension_is_one(d, i, j):
     smaller, larger = min(i, j), max(i, j)
     floor = max(i + j - d, 0) / smaller
     phi = floor + (1 - floor) * np.linspace(0.001, 0.999, 40)
-    if smaller == 1:
-        law = stats.beta(larger / 2, (d - larger) / 2)
-    else:
-        law = stats.beta((d - smaller) / 2, smaller / 2)
+    law = stats.beta(larger / 2, (d - larger) / 2) if smaller == 1 else stats.beta((d - smaller) / 2, smaller / 2)
     np.testing.assert_allclose(
         chance.tail_probability(phi, i, j, d), law.sf((phi - floor) / (1 - floor)), rtol=1e-9, atol=1e-300
     )
