@@ -93,7 +93,7 @@ class Report:
         claims = pd.DataFrame(self.claims, columns=["holds", "statement", "statistic", "threshold", "source"])
         claims["holds"] = [verdict(value) for value in claims["holds"]]
         for name in ("statistic", "threshold"):
-            claims[name] = ["–" if value is None else f"{value:.3g}" for value in claims[name]]
+            claims[name] = ["–" if pd.isna(value) else f"{value:.3g}" for value in claims[name]]
         display(HTML(_table(claims, "Every claim of this notebook", "claims")))
         self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {finding}" for finding in self.findings)))
         provenance = self.provenance()

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from helpers import chance, subspace
 from helpers.checkpoints import ROOT
@@ -28,6 +29,12 @@ def double_loop(u, v):
         [np.linalg.norm(u[:, :i].T @ v[:, :j]) ** 2 / min(i, j) for j in range(1, v.shape[1] + 1)]
         for i in range(1, u.shape[1] + 1)
     ]
+
+
+def both_by_qr(i, j, d, draws, rng):
+    """φ of random pairs, both subspaces drawn in full."""
+    sides = ((chance.random_directions(d, i, rng), chance.random_directions(d, j, rng)) for _ in range(draws))
+    return [np.linalg.norm(u.T @ v) ** 2 / min(i, j) for u, v in sides]
 
 
 def show(what, ours, theirs, against):
@@ -55,11 +62,37 @@ def main():
     ours, full = best(lambda: subspace.top_directions(w, 200), 2), best(lambda: np.linalg.svd(w), 1)
     show("top_directions, d = 2048, k = 200            ", ours, full, "a full SVD                  ")
 
-    notebook = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
-    with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(Path(place, "out.ipynb"))]
-        seconds = best(lambda: subprocess.run(command, check=True, capture_output=True), 2)
-    print(f"notebook 01 under papermill, kernel start included: {seconds:.1f} s")
+    draws, shape = 10_000, (50, 8, 1000)
+    ours, theirs = best(lambda: chance.random_phi(*shape, draws, rng)), best(lambda: both_by_qr(*shape, 100, rng), 2)
+    show(
+        "random_phi, 10,000 draws, d = 1000, i = 50, j = 8", ours, theirs * draws / 100, "both sides by QR (100 timed)"
+    )
+
+    rows, columns = np.ogrid[1:1201, 1:65]
+    phi = chance.mean_grid(1200, 64, 12288) * 1.02
+    ours = best(lambda: chance.log_tail_probability(phi, rows, columns, 12288), 3)
+    larger = np.maximum(rows, columns)
+    theirs = best(lambda: stats.beta.logsf(phi, larger / 2, (12288 - larger) / 2), 1)
+    show("log_tail_probability, d = 12288, 1200 × 64   ", ours, theirs, "scipy's beta.logsf, which underflows")
+
+    for name, given in (
+        ("01_subspace_similarity", ()),
+        ("01_subspace_similarity", ("-p", "preset", "paper")),
+        ("02_random_baselines", ()),
+    ):
+        with tempfile.TemporaryDirectory() as place:
+            notebook = str(ROOT / "notebooks" / f"{name}.ipynb")
+            command = [
+                sys.executable,
+                "-m",
+                "papermill",
+                "--no-progress-bar",
+                notebook,
+                str(Path(place, "out.ipynb")),
+                *given,
+            ]
+            seconds = best(lambda command=command: subprocess.run(command, check=True, capture_output=True), 2)
+        print(f"notebook {' '.join([name, *given])} under papermill, kernel start included: {seconds:.1f} s")
 
 
 if __name__ == "__main__":

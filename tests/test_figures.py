@@ -47,6 +47,45 @@ def test_triangle_holds_the_cells_with_j_up_to_i_and_no_others(rng):
         assert np.isnan(zoom[i, i + 1 :]).all()
 
 
+def test_rows_below_are_centred_on_zero_and_keep_what_they_are_given(rng):
+    grids = {"one": rng.uniform(0.1, 0.3, (5, 4)), "two": rng.uniform(0.2, 0.9, (5, 9))}
+    below = {"excess": [grid - 0.25 for grid in grids.values()], "nothing": [np.full((5, 4), np.nan)] * 2}
+    figure = figures.similarity_panels(grids, "t", chance=np.array([0.2, 0.25]), against=below)
+    images = [axes.images[0] for axes in panels(figure)]
+    assert len(images) == 6
+    np.testing.assert_array_equal(images[3].get_array(), grids["two"] - 0.25)
+    most = max(abs(grid - 0.25).max() for grid in grids.values())
+    assert (images[2].norm.vmin, images[2].norm.vmax) == (images[3].norm.vmin, images[3].norm.vmax) == (-most, most)
+    assert [axes.get_ylabel() for axes in figure.axes[-2:]] == ["excess", "nothing"]
+    figure.savefig("/dev/null", format="png")
+
+
+@pytest.mark.parametrize(
+    ("chance_range", "text"), [((0.02, 0.09), "chance: below"), ((0.3, 0.4), "chance: above"), ((0.05, 0.15), "chance")]
+)
+def test_chance_outside_the_scale_is_said_and_not_drawn(chance_range, text):
+    grids = {"x": np.full((4, 3), 0.15)}
+    figure = figures.similarity_panels(grids, "", colour_limits=(0.1, 0.2), chance=np.array(chance_range))
+    bar = figure.axes[-1]
+    assert [label.get_text() for label in bar.texts] == [text]
+    for line in [line for line in bar.lines if len(line.get_ydata()) == 2 and line.get_linewidth() == 3]:
+        assert 0.1 <= min(line.get_ydata()) < max(line.get_ydata()) <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(1, "1.00"), (0.361, "0.36"), (0.0481, "0.048"), (0.001, "0.001"), (1.2e-5, "10⁻⁵"), (0, "0")],
+)
+def test_probabilities_in_words(p, text):
+    with np.errstate(divide="ignore"):
+        assert figures.probability(np.log(p)) == text
+
+
+def test_probabilities_beyond_double_precision():
+    assert figures.probability(-995.2) == "10⁻⁴³²"
+    assert figures.probabilities(np.log([0.5, 1e-7]), ["a", "b"]) == "0.50 (a), 10⁻⁷ (b)"
+
+
 def test_titles_are_the_papers_notation():
     assert figures.adapter_names([4, 64, 64]) == ["r = 4", "r = 64", "r = 64′"]
     titles = figures.phi_titles("layer.5.query", "A", [4, 64, 64])
@@ -77,12 +116,33 @@ def test_span(values, text):
 
 def test_curves_and_layers_show_what_they_are_given():
     i = np.arange(5, 9)
-    figure = figures.excess_curves(i, {"r = 4": (i / 10, None), "r = 8": (i / 10, i / 20)}, np.full(4, 0.01), "t")
+    band = (np.full(4, -0.01), np.full(4, 0.02))
+    figure = figures.excess_curves(i, {"r = 4": (i / 10, None), "r = 8": (i / 10, i / 20)}, band, "t")
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "-", "--"]
     table = pd.DataFrame({"layer": [0, 1], "adapter": "r = 4", "phi": [0.2, 0.3], "untrained": [0.1, np.nan]})
-    figure = figures.layer_panels({"query": (table, chance.mean(5, 2, 20), 0.05)}, "t")
-    drawn = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
+    table["elsewhere"] = [0.15, 0.16]
+    figure = figures.layer_panels({"query": table}, chance.mean(5, 2, 20), ("chance", 0.1, 0.4), "t")
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() in "o_" and len(line.get_xdata())]
     np.testing.assert_array_equal(drawn[0].get_ydata(), [0.2, 0.3])
     np.testing.assert_array_equal(drawn[1].get_ydata(orig=False), [0.1, np.nan])
+    np.testing.assert_array_equal(drawn[2].get_ydata(), [0.15, 0.16])
+    assert "chance" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     figure = figures.learning_curves({"r4": [(0, 0.5), (9, 0.8)]}, baseline=0.7, sentences=100)
     np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata(orig=False), [0.5, 0.8])
+
+
+def test_figures_of_chance_show_what_they_are_given(rng):
+    x, draws = np.linspace(0, 1, 50), rng.uniform(size=400)
+    figure = figures.law_panels(draws, (x, {"law": np.ones(50)}), draws, (x, {"limit": x}), "t")
+    for axes in figure.axes:  # histograms are densities, on the scale of the law
+        assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
+    figure = figures.tail_curves(x, {"law": -x}, {"drawn": ([0.5], [-0.4], [0.1])}, "t")
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), -x)
+    figure = figures.critical_curves(np.arange(1, 4), {"one": [3, 2, 1]}, [0, 1, 0], "t")
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines[1:]] == [[3, 2, 1], [0, 1, 0]]
+    figure = figures.p_value_curves({"a": {"half": np.array([0.1, 0.9])}, "b": {"x": draws}}, "t")
+    curve = figure.axes[0].lines[1]
+    assert max(y for x, y in zip(*curve.get_data(), strict=True) if x < 0.9) == 0.5
+    figure = figures.detection_curves([128, 384], {1: [3.0, 2.0], 4: [2.0, 1.5]}, "t")
+    assert list(figure.axes[0].lines[1].get_ydata()) == [3.0, 2.0]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["128", "384"]

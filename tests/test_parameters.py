@@ -1,6 +1,6 @@
 import pytest
 
-from helpers.parameters import LoraAdapters, SubspaceSimilarity
+from helpers.parameters import LoraAdapters, RandomBaselines, SubspaceSimilarity
 
 
 def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
@@ -29,6 +29,15 @@ def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
         (SubspaceSimilarity, {"first_i": 9, "last_i": 8}, "first_i is 9, above last_i, 8"),
         (SubspaceSimilarity, {"colour_low": 0.2, "colour_high": 0.1}, "the first below the second"),
         (SubspaceSimilarity, {"colour_high": 1.5}, "parameter colour_high is 1.5"),
+        (SubspaceSimilarity, {"preset": "papers"}, "parameter preset is 'papers': input should be '' or 'paper'"),
+        (SubspaceSimilarity, {"preset": "paper", "factor": "BA"}, 'the stand-in has an A only, use factor "A"'),
+        (RandomBaselines, {"dimension": 2}, "parameter dimension is 2: input should be greater than or equal to 3"),
+        (RandomBaselines, {"dimension": 10.0}, "parameter dimension is 10.0: input should be a valid integer"),
+        (RandomBaselines, {"rank_i": 0}, "parameter rank_i is 0: input should be greater than 0"),
+        (RandomBaselines, {"rank_j": -1}, "parameter rank_j is -1: input should be greater than 0"),
+        (RandomBaselines, {"dimension": 12, "rank_i": 12}, "rank_i is 12 and dimension is 12: .* must be 1 … 11"),
+        (RandomBaselines, {"dimension": 384, "rank_j": 400}, "rank_j is 400 and dimension is 384"),
+        (RandomBaselines, {"draws": 1}, "parameter draws is 1: input should be greater than or equal to 2"),
         (LoraAdapters, {"ranks": [4, 0]}, "parameter ranks.1 is 0: input should be greater than 0"),
         (LoraAdapters, {"ranks": [4], "seeds": [0, 1]}, "as many of each"),
         (LoraAdapters, {"ranks": [4, 4], "seeds": [0, 0]}, "no pair twice"),

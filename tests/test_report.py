@@ -112,6 +112,22 @@ def test_figures_carry_their_text(shown):
     assert metadata["image/png"]["alt"] == "a line from 0 to 1"
 
 
+def test_what_a_report_is_about_stands_in_everything_it_shows(tmp_path, shown):
+    from matplotlib.figure import Figure
+
+    run = Report("name", {}, str(tmp_path / "r.json"), about="Synthetic")
+    run.finding("**So.** It is.")
+    run.claim("c", "It holds.", statistic=1, threshold=0, holds=True, source="here")
+    run.table("t", pd.DataFrame({"x": [1]}), "caption")
+    run.figure(Figure(figsize=(2, 1)), alt="1 line")
+    run.finish()
+    texts = [str(getattr(item[1], "data", "")) for item in shown[1:4]]
+    assert all("Synthetic:" in text for text in texts)
+    assert shown[4][1]._repr_mimebundle_()[1]["image/png"]["alt"] == "Synthetic: 1 line"
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["claims"][0]["statement"] == "Synthetic: It holds."
+
+
 def test_hashes_are_sha256_and_a_very_large_file_is_not_read(tmp_path, monkeypatch):
     file = tmp_path / "x"
     file.write_bytes(b"abc")

@@ -1,0 +1,42 @@
+"""What the tests of single notebooks share: run one under papermill, read its result file, compare its text."""
+
+import json
+import re
+
+import nbformat
+import numpy as np
+import papermill
+
+NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def execute(notebook, place, **given):
+    """Run a notebook with parameters into a directory, and return its result file."""
+    place.mkdir(exist_ok=True)
+    given["results"] = str(place / "results.json")
+    papermill.execute_notebook(notebook, place / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    return json.loads((place / "results.json").read_text())
+
+
+def rows(result, table):
+    found = result["tables"][table]
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+
+
+def claims(result):
+    return {claim["name"]: claim for claim in result["claims"]}
+
+
+def shown(notebook):
+    """All that the outputs of a notebook say, but for those of its last cell."""
+    cells = nbformat.read(notebook, as_version=4).cells[:-1]
+    data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return "".join(str(content.get("text/markdown", content.get("text/html", ""))) for content in data)
+
+
+def assert_same_outputs(committed, fresh):
+    """Source and inputs may be the same and helpers another: then the numbers in the text differ."""
+    committed, fresh = shown(committed), shown(fresh)
+    assert NUMBER.sub("0", committed) == NUMBER.sub("0", fresh)
+    numbers = [[float(n.replace("−", "-")) for n in NUMBER.findall(text)] for text in (committed, fresh)]
+    np.testing.assert_allclose(*numbers, rtol=0.02, atol=0.002)

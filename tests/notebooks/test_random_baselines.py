@@ -1,0 +1,154 @@
+"""Notebook 02 under papermill, held against draws made here another way."""
+
+import re
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from scipy import stats
+
+from helpers.checkpoints import ROOT
+from tests.notebooks import running
+from tests.notebooks.running import claims, rows
+
+NOTEBOOK = ROOT / "notebooks" / "02_random_baselines.ipynb"
+
+
+def execute(place, **given):
+    return running.execute(NOTEBOOK, place, **given)
+
+
+def drawn_phi(d, i, j, draws, seed):
+    """φ of random pairs by QR of whole Gaussian matrices."""
+    rng = np.random.default_rng(seed)
+    bases = np.concatenate([np.linalg.qr(rng.standard_normal((500, d, j)))[0][:, :i] for _ in range(draws // 500)])
+    return (bases**2).sum((1, 2)) / min(i, j)
+
+
+@pytest.fixture(scope="module")
+def default_place(tmp_path_factory):
+    return tmp_path_factory.mktemp("default")
+
+
+@pytest.fixture(scope="module")
+def default(default_place):
+    return execute(default_place)
+
+
+def test_the_moments_are_those_of_whole_random_matrices(default):
+    for row in rows(default, "moments"):
+        if row["j"] <= 38:
+            phi = drawn_phi(384, row["i"], row["j"], 2000, [1, row["i"], row["j"]])
+            assert row["mean"] == pytest.approx(phi.mean(), abs=4 * phi.std() / np.sqrt(2000))
+            assert row["sd"] == pytest.approx(phi.std(), rel=0.1)
+    for name in ("mean_formula", "variance_formula", "law_is_beta", "tail_is_known", "grid_is_fewer_looks"):
+        assert claims(default)[name]["holds"] is True, name
+
+
+def test_the_near_tail_is_what_draws_count(default):
+    phi = drawn_phi(384, 38, 8, 20000, 2)
+    for row in rows(default, "tail")[:3]:
+        share = np.mean(phi >= row["phi"])
+        error = 4 * np.sqrt(share / 20000)
+        assert 10 ** row["sampled"] == pytest.approx(share, abs=error + 4 * row["standard error"] * 2.3 * share)
+        assert 10 ** row["matched Beta"] == pytest.approx(share, abs=error)
+        assert row["normal"] == pytest.approx(stats.norm.logsf(row["z"]) / np.log(10))
+
+
+def test_the_published_picture_is_read_against_i_over_d(default):
+    table = rows(default, "published")
+    assert [row["i"] for row in table] == [451, 555, 658, 762, 865, 969, 1072, 1176]
+    for row in table:
+        assert row["chance"] == pytest.approx(row["i"] / 12288)
+        assert row["random panel"] == pytest.approx(row["chance"], abs=0.005)
+    found = claims(default)
+    assert found["random_panel_is_hidden"]["holds"] is True
+    assert found["random_panel_is_flat"]["holds"] is False
+    assert found["twice_chance_is_no_accident"]["statistic"] == pytest.approx(-995.2, abs=0.1)  # by mpmath
+
+
+def test_the_nulls_of_the_bundled_model(default):
+    table = {row["null"]: row for row in rows(default, "nulls")}
+    trained, untrained, elsewhere, matched = table.values()
+    assert (trained["pairs"], untrained["pairs"], elsewhere["pairs"], matched["pairs"]) == (48, 48, 240, 288)
+    assert abs(untrained["mean z"]) < 0.6
+    assert matched["mean z"] == pytest.approx(0, abs=0.4)  # 12 random W: the pairs are not independent
+    assert matched["sd of z"] == pytest.approx(1, abs=0.2)
+    assert trained["mean z"] > elsewhere["mean z"] > 0.3
+    found = claims(default)
+    assert found["untrained_is_random"]["holds"] is True
+    assert found["elsewhere_is_random"]["holds"] is False
+    assert found["own_layer_is_special"]["holds"] is True
+
+
+def test_both_notebooks_agree_on_the_layers(default):
+    text = running.shown(ROOT / "notebooks" / "01_subspace_similarity.ipynb")
+    table = {row["null"]: row["phi / chance"] for row in rows(default, "nulls")}
+    own, elsewhere = (
+        float(re.search(pattern, text)[1])
+        for pattern in (r"with their own ([\d.]+) times", r"the same adapters have ([\d.]+) times chance")
+    )
+    assert table["trained A, its own W"] == pytest.approx(own, abs=0.005)
+    assert table["trained A, another layer's W"] == pytest.approx(elsewhere, abs=0.005)
+
+
+def test_planted_pairs_are_found_and_what_is_detectable_falls_with_d_and_j(default):
+    for row in rows(default, "planted"):
+        assert row["φ found"] == pytest.approx(row["planted φ"])
+    table = {(row["d"], row["j"]): row["among 48 / chance"] for row in rows(default, "power")}
+    assert table[128, 4] > table[384, 4] > table[4096, 4] > table[12288, 4] > 1
+    assert table[384, 1] > table[384, 4] > table[384, 8] > 1
+
+
+def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
+    running.assert_same_outputs(NOTEBOOK, default_place / "out.ipynb")
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
+    small = {"dimension": 60, "rank_i": 14, "rank_j": 4, "draws": 200}
+    results = []
+    for n, seed in enumerate((3, 3, 4)):
+        results.append(execute(tmp_path / str(n), **small, seed=seed))
+    assert results[0]["tables"] == results[1]["tables"]
+    assert results[0]["claims"] == results[1]["claims"]
+    assert results[0]["tables"]["moments"] != results[2]["tables"]["moments"]
+    means = {(row["i"], row["j"]): row for row in rows(results[0], "moments")}
+    assert means[14, 4]["mean"] == pytest.approx(14 / 60)
+    assert means[4, 14]["mean"] == pytest.approx(14 / 60)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dimension": 3, "rank_i": 1, "rank_j": 1, "draws": 2},
+        {"dimension": 12, "rank_i": 9, "rank_j": 8, "draws": 50},
+        {"dimension": 200, "rank_i": 4, "rank_j": 150, "draws": 50},
+    ],
+    ids=str,
+)
+def test_unusual_but_legal_parameters(tmp_path, given):
+    result = execute(tmp_path, **given)
+    assert result["complete"] is True
+    assert all(row["drawn mean"] <= 1 + 1e-12 for row in rows(result, "moments"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dimension": 0}, "parameter dimension is 0"),
+        ({"rank_i": 384}, "rank_i must be 1 … 383"),
+        ({"draws": 1}, "parameter draws is 1"),
+        ({"rank": 4}, "there is no parameter 'rank'; did you mean 'rank_j'"),
+    ],
+)
+def test_bad_parameters_end_the_run_before_any_compute(tmp_path, given, message):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        execute(tmp_path, **given)
+    assert message in error.value.evalue
+    assert "\n" not in error.value.evalue
+    assert not (tmp_path / "results.json").exists()
+    executed = [
+        cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.get("execution_count")
+    ]
+    assert executed[-1].id == "check"
