@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -54,7 +55,10 @@ def run(notebook, given, out):
 
 
 def page(notebook):
-    """The HTML page of an executed notebook: one file that asks nothing of the network; its mathematics is MathML."""
+    """The HTML page of an executed notebook: one file that asks nothing of the network; its mathematics is MathML.
+
+    Links to notebooks in the same directory become links to their pages, where `run` puts them.
+    """
     exporter = _PageExporter(template_name=PAGE.name, extra_template_basedirs=[str(PAGE.parent)])
     content = nbformat.read(notebook, as_version=4)
     content.cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
@@ -62,7 +66,8 @@ def page(notebook):
         (line[2:] for cell in content.cells for line in cell.source.splitlines() if line.startswith("# ")),
         Path(notebook).stem,
     )
-    return exporter.from_notebook_node(content, {"title": title})[0]
+    html = exporter.from_notebook_node(content, {"title": title})[0]
+    return re.sub(r'href="(\w+)\.ipynb"', r'href="../\1/report.html"', html)
 
 
 def refresh(notebook):

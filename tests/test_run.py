@@ -78,6 +78,15 @@ def test_a_page_asks_nothing_of_the_network_and_sets_its_mathematics(notebook, t
     assert "default-src 'none'" in page
 
 
+def test_links_between_notebooks_lead_to_their_pages(notebook):
+    content = nbformat.read(notebook, as_version=4)
+    content.cells[0].source += "\n\n[next](02_other.ipynb) and [far](https://example.org/x.ipynb)"
+    nbformat.write(content, notebook)
+    page = run.page(notebook)
+    assert 'href="../02_other/report.html"' in page
+    assert 'href="https://example.org/x.ipynb"' in page
+
+
 def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path):
     def call(*words):
         command = [sys.executable, "-m", "helpers", *words]
