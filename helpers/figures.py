@@ -22,23 +22,29 @@ def adapter_names(ranks):
 
 def span(values, digits=1):
     """Least and greatest of some numbers in words, `1.0 to 2.5`, or the one they share."""
-    ends = dict.fromkeys(f"{end:.{digits}f}".replace("-", MINUS) for end in (min(values), max(values)))
+    ends = dict.fromkeys(_number(end, digits) for end in (min(values), max(values)))
     return " to ".join(ends)
 
 
 def readings(values, names, digits=2):
     """Numbers with what each belongs to, in words: `0.20 (query), 0.36 (value)`."""
-    pairs = zip(values, names, strict=True)
-    return ", ".join(f"{value:.{digits}f} ({name})".replace("-", MINUS) for value, name in pairs)
+    return ", ".join(f"{_number(value, digits)} ({name})" for value, name in zip(values, names, strict=True))
 
 
 def probability(logarithm):
-    """A probability in words from its natural logarithm: `0.36`, `0.048`, and below 0.001 its order, `10⁻⁵`."""
+    """A probability in words from its natural logarithm: `0.36`, `0.048`, and below 0.001 `3·10⁻⁵`."""
     if logarithm == -np.inf:
-        return "0"
+        return "less than 10⁻³⁰⁰"
     if logarithm >= np.log(0.00095):
         return f"{np.exp(logarithm):.{2 if logarithm >= np.log(0.095) else 3}f}"
-    return "10" + f"{logarithm / np.log(10):.0f}".translate(SUPERSCRIPTS)
+    exponent = np.floor(logarithm / np.log(10) + np.log10(20 / 19))  # 9.5 and more count as 10
+    digit = np.exp(logarithm - exponent * np.log(10))
+    return f"{digit:.0f}·10" + f"{exponent:.0f}".translate(SUPERSCRIPTS)
+
+
+def p_value(p):
+    """`probability` of a number that may have underflowed to 0."""
+    return probability(np.log(p) if p else -np.inf)
 
 
 def probabilities(logarithms, names):
@@ -87,15 +93,16 @@ def region_view(table):
     )
 
 
-def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=None, against=None):
+def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=None, rows_below=None):
     """φ grids side by side on one colour scale, i downwards and j across in data units.
 
     panels: {title: φ [rows, columns]}, rows from i = first_i, columns from j = 1; NaN stays white.
     colour_limits: (low, high) of the shared scale; (0, 0): the range of all panels.
     chance: what chance gives over the panels, any array; its range is drawn beside the colour bar.
-    against: {label: grids like the panels'}: further rows below, each on its own diverging scale with its middle at 0.
+    rows_below: {label: grids like the panels'}, each row on a diverging scale of its own with its middle at 0.
     """
-    rows, against = len(against or {}) + 1, against or {}
+    rows_below = rows_below or {}
+    rows = 1 + len(rows_below)
     figure = Figure(figsize=(2.2 + 1.75 * len(panels), 1.6 + 2.6 * rows), layout="constrained")
     every_axes = figure.subplots(rows, len(panels), squeeze=False)
     same_rows = len({grid.shape[0] for grid in panels.values()}) == 1
@@ -114,7 +121,7 @@ def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=Non
     bar.set_label(r"$\phi$: mean $\cos^2$ of the principal angles")
     if chance is not None:
         _mark_chance(bar.ax, np.min(chance), np.max(chance))
-    for row, (label, grids) in zip(every_axes[1:], against.items(), strict=True):
+    for row, (label, grids) in zip(every_axes[1:], rows_below.items(), strict=True):
         most = max(np.abs(_range(grids))) or 1.0
         _heat_row(figure, row, grids, first_i, "vlag", -most, most).set_label(label)
     _set_title(figure, title)
@@ -124,20 +131,21 @@ def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=Non
 def excess_curves(i, curves, band, title):
     """φ − chance against i, trained (solid) and untrained (dashed), one colour per adapter, with the band of chance.
 
-    i: [n]. curves: {adapter: (trained [n], untrained [n] or None)}. band: (low [n], high [n]), 99 % of chance.
+    i: [n]. curves: {adapter: (trained [n], untrained [n])}. band: (label, low [n], high [n]) of chance.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(i, *band, color="0.88", label="99 % of chance at each $i$")
+    label, low, high = band
+    axes.fill_between(i, low, high, color="0.88", label=label)
     axes.axhline(0, color="0.4", linewidth=0.8)
     colours = sns.color_palette("colorblind", len(curves))
     for colour, (name, (trained, untrained)) in zip(colours, curves.items(), strict=True):
         axes.plot(i, trained, color=colour, label=name)
-        if untrained is not None:
-            axes.plot(i, untrained, color=colour, linestyle="--", label=f"{name}, untrained")
-    axes.set(xlabel="$i$: leading directions of W", ylabel=r"$\phi$ − chance", title=title)
+        axes.plot(i, untrained, color=colour, linestyle="--", label=f"{name}, untrained")
+    axes.set(xlabel="$i$: leading directions of W", ylabel=r"$\phi$ − chance")
     axes.margins(x=0)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    _set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -205,8 +213,9 @@ def tail_curves(x, curves, points, title):
         axes.plot(x, values, style, color=next(colours), label=name)
     for name, (where, values, errors) in points.items():
         axes.errorbar(where, values, errors, fmt="o", markersize=4, capsize=2, color=next(colours), label=name)
-    axes.set(xlabel=r"$\phi$", ylabel=r"$\log_{10}$ P(chance reaches $\phi$)", title=title)
+    axes.set(xlabel=r"$\phi$", ylabel=r"$\log_{10}$ P(chance reaches $\phi$)")
     axes.legend(frameon=False, fontsize="small")
+    _set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -222,9 +231,10 @@ def critical_curves(i, curves, draw, title):
     for colour, (name, values) in zip(sns.color_palette("colorblind"), curves.items(), strict=False):
         axes.plot(i, values, color=colour, label=name)
     axes.plot(i, draw, color="0.4", linewidth=1, label="a random pair")
-    axes.set(xlabel="$i$", ylabel=r"$\phi$ − chance", title=title)
+    axes.set(xlabel="$i$", ylabel=r"$\phi$ − chance")
     axes.margins(x=0)
     axes.legend(frameon=False, fontsize="small")
+    _set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -234,14 +244,14 @@ def p_value_curves(panels, title):
 
     panels: {title: {label: p-values}}.
     """
-    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(9.5, 5), layout="constrained")
     every_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, (name, samples) in zip(every_axes, panels.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, linestyle="--", label="uniform")
         for colour, (label, values) in zip(sns.color_palette("colorblind"), samples.items(), strict=False):
             axes.ecdf(values, color=colour, label=f"{label} ({len(values):,})")
         axes.set(title=name, xlabel="p", ylabel="share of p-values up to p")
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     _set_title(figure, title)
     sns.despine(figure)
     return figure
@@ -288,6 +298,10 @@ def learning_curves(curves, baseline, sentences):
     axes.legend(frameon=False)
     sns.despine(figure)
     return figure
+
+
+def _number(value, digits):
+    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def _adapter_symbol(factor, name):

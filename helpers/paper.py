@@ -14,9 +14,11 @@ TABLE_7 = {  # section 7.3: r: (‖ΔW‖, ‖UᵀWV‖ with the directions of �
     4: (6.91, 0.32, 21.67, 0.02),
     64: (3.57, 1.90, 37.71, 0.33),
 }
-TICKS = (451, 555, 658, 762, 865, 969, 1072, 1176)  # of i in figure 8
+TICKS = (451, 555, 658, 762, 865, 969, 1072, 1176)  # of i in figure 8; where its rows end is not known
+TOP_TENTH = 1229  # i of the "top-10%" of directions, at which φ "barely exceeds 0.2" for the top 4 of A (appendix H.3)
 COLOURS = (0.1, 0.2)  # ends of its colour bar
-READINGS = {  # r: {i: φ} that one reader read off the colours, each with a "~" but for the last, "> 0.200"
+READING_ERROR = 0.005  # taken for what a reading by eye may be off by
+READINGS = {  # r: {i: φ} that one reader took from the colours; 0.100, black, means at most, the last was "> 0.200"
     4: {451: 0.100, 865: 0.140, 1176: 0.175},
     8: {451: 0.100, 865: 0.155, 1176: 0.190},
     64: {451: 0.115, 865: 0.170, 1176: 0.200},

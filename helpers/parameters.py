@@ -75,11 +75,11 @@ class SubspaceSimilarity(Parameters):
                 f"colour_low is {self.colour_low} and colour_high is {self.colour_high}: "
                 "give both, the first below the second, or leave both 0 to choose"
             )
-        if not self.base and len(self.adapters) < 2:
+        if not self.preset and not self.base and len(self.adapters) < 2:
             raise ValueError(
                 "base is empty and there is one adapter: give a base to compare it with, or a second adapter"
             )
-        if len(set(self.adapters)) < len(self.adapters):
+        if not self.preset and len(set(self.adapters)) < len(self.adapters):
             raise ValueError(f"adapters names a directory twice: {self.adapters}; name each once")
         return self
 

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_info
 
 from helpers.checkpoints import ROOT, resolve
 
-PACKAGES = ("numpy", "scipy", "torch", "safetensors", "pandas", "matplotlib")
+PACKAGES = ("numpy", "scipy", "statsmodels", "torch", "safetensors", "pandas", "matplotlib")
 FIGURE_DPI = 144
 HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
@@ -50,12 +50,14 @@ class Report:
 
     def say(self, markdown):
         """Show a sentence with computed numbers. Wrap names that come from files in `literal`."""
-        display(Markdown(markdown))
+        display(Markdown(self._marked(markdown)))
+
+    def _marked(self, markdown):
+        return f"*{self.about.rstrip()}* {markdown}" if self.about else markdown
 
     def finding(self, markdown, first=False):
         """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
-        markdown = f"*{self.about.rstrip()}* {markdown}" if self.about else markdown
-        self.findings.insert(0 if first else len(self.findings), markdown)
+        self.findings.insert(0 if first else len(self.findings), self._marked(markdown))
         self.say(markdown)
 
     def claim(self, name, statement, *, statistic, threshold, holds, source, found=""):
@@ -67,8 +69,7 @@ class Report:
         """
         statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
         holds = None if holds is None or (statistic is not None and math.isnan(statistic)) else bool(holds)
-        statement = self.about + statement
-        claim = {"name": name, "statement": statement, "statistic": statistic, "threshold": threshold}
+        claim = {"name": name, "statement": self.about + statement, "statistic": statistic, "threshold": threshold}
         self.claims.append({**claim, "holds": holds, "source": source})
         self.say(f"*Claim* ({source}): {statement} {found and f'*Found:* {found}. '}**{verdict(holds).capitalize()}.**")
 
@@ -101,6 +102,8 @@ class Report:
         if self.results:
             content = {"notebook": self.notebook, "parameters": self.parameters, "claims": self.claims}
             content |= {"tables": self.tables, "provenance": provenance, "complete": True}
+            if self.about:
+                content["about"] = self.about.removesuffix(": ")
             write_whole(resolve(self.results), json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
 
     def provenance(self):

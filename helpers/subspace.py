@@ -177,8 +177,9 @@ def choose_window(d, available, ranks, first_i=0, last_i=0, last_j=0):
     """The rows i and columns j to show, in data units; 0 means: choose.
 
     d: dimension of the space. available: directions that W has (its rank, at most d). ranks: directions of each
-    adapter. Chosen rows cover the share of the spectrum that the paper's figure 8 shows, i = 451 … 1229 at
-    d = 12288, that is 3.7 % … 10 % of d; chosen columns go up to the first row, as there, where chance is i/d.
+    adapter. Chosen rows begin at the share of d where the paper's figure 8 does, i = 451 at d = 12288 or 3.7 %, and
+    end at a tenth of d (the figure's last tick, 1176, is at 9.6 %). Chosen columns go up to the first row, as there,
+    where chance is i/d.
 
     Returns (first_i, last_i, last_j). Raises ValueError when a bound leaves 1 … available, or the rows are empty,
     or last_j exceeds the greatest rank.

@@ -17,7 +17,7 @@ COLUMNS = ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
 class Place(NamedTuple):
     """One projection in one layer: its module's full name, W's leading directions [d, i], and the adapters' there.
 
-    found: {adapter: (directions [d, ·], those of its untrained A or None)}.
+    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}.
     """
 
     module: str
@@ -46,7 +46,8 @@ def collect(model, adapters, projections, i, j, d, factor="A", side="right"):
             left_out.append(name)
             continue
         top = subspace.top_directions(model.weight(name), i, side).vectors
-        places[modules.short_name(projection), layer] = Place(name, top, found)
+        leading = {label: [v if v is None else v[:, :j].copy() for v in pair] for label, pair in found.items()}
+        places[modules.short_name(projection), layer] = Place(name, top, leading)
     return places, left_out
 
 
@@ -66,16 +67,16 @@ def pairings(places, i, j):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def own_layers(pairings, i, j, d):
-    """The rows of `pairings` in which an adapter meets its own W, against chance and the other layers' W.
+def own_layers(table, i, j, d):
+    """The rows of a table from `pairings` in which an adapter meets its own W, against chance and the other layers' W.
 
     Returns a DataFrame: projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of
     the other layers, NaN if there is none), z of phi and of untrained, p of phi; p_holm: p corrected over all rows.
     """
-    own = pairings["layer"] == pairings["weight_layer"]
+    own = table["layer"] == table["weight_layer"]
     place = ["projection", "layer", "adapter"]
-    elsewhere = pairings[~own].groupby(place)["phi"].mean().rename("elsewhere")
-    table = pairings[own].drop(columns="weight_layer").join(elsewhere, on=place).reset_index(drop=True)
+    elsewhere = table[~own].groupby(place)["phi"].mean().rename("elsewhere")
+    table = table[own].drop(columns="weight_layer").join(elsewhere, on=place).reset_index(drop=True)
     table["z"], table["untrained_z"] = (chance.z_score(table[name], i, j, d) for name in ("phi", "untrained"))
     table["p"] = chance.tail_probability(table["phi"], i, j, d)
     table["p_holm"] = holm(table["p"])
@@ -87,15 +88,16 @@ def holm(p):
     return multipletests(p, method="holm")[1] if len(p) else np.empty(0)
 
 
-def pairing_test(pairings, rng):
+def pairing_test(table, rng):
     """p-value of every projection for: adapters have a higher φ with their own layer's W than with other layers'.
 
     Which W belongs to which layer is permuted, for all adapters of a layer together, and the mean φ compared; all
-    permutations while there are at most 9,999 (7 layers), as many random ones beyond. pairings: as from the function
-    of that name. Returns {projection: p}, without the projections that have a single layer.
+    permutations while there are at most 9,999 (7 layers), as many random ones beyond. Exact if layers may be exchanged,
+    which they may not quite: neighbours are more alike. table: as from `pairings`. Returns {projection: p}, without the
+    projections that have a single layer; p cannot fall below 1 / (number of layers)!.
     """
     found = {}
-    for projection, part in pairings.groupby("projection", sort=False):
+    for projection, part in table.groupby("projection", sort=False):
         phi = part.pivot_table(index="layer", columns="weight_layer", values="phi").to_numpy()  # mean over adapters
         if len(phi) > 1:
             order = np.arange(len(phi))
@@ -107,6 +109,41 @@ def pairing_test(pairings, rng):
                 rng=rng,
             ).pvalue
     return found
+
+
+def shared_by_layers(places, i):
+    """Mean φ(i, i) between the W of different layers, {projection: φ}; without those that have a single layer."""
+    found = {}
+    for kind in dict.fromkeys(kind for kind, _ in places):
+        tops = [place.top for (other, _), place in places.items() if other == kind]
+        phi = [subspace.phi(u, v, i, i) for n, u in enumerate(tops) for v in tops[:n]]
+        if phi:
+            found[kind] = float(np.mean(phi))
+    return found
+
+
+def rotated_means(places, i, j, draws, rng):
+    """Means of φ when all W are turned by one random rotation: what chance gives while the W keep their relations.
+
+    places: as from `collect`, every untrained A known. Returns [draws] of each of: own (adapters with their own
+    layer's W), untrained (the same before training), elsewhere (adapters with the other layers' W).
+    """
+    kinds = np.array([kind for kind, _ in places])
+    own = np.eye(len(places), dtype=bool)
+    elsewhere = (kinds[:, None] == kinds) & ~own
+    frame, mix = np.linalg.qr(np.hstack([place.top[:, :i] for place in places.values()]))
+    sides = [
+        np.hstack([pair[when][:, :j] for place in places.values() for pair in place.found.values()]) for when in (0, 1)
+    ]
+    means = np.empty((3, draws))
+    for n in range(draws):
+        turned = chance.random_directions(len(frame), frame.shape[1], rng) @ mix
+        trained, untrained = (
+            np.square(turned.T @ side).reshape(len(places), i, len(places), -1, j).sum((1, 4)).mean(2) / min(i, j)
+            for side in sides
+        )
+        means[:, n] = trained[own].mean(), untrained[own].mean(), trained[elsewhere].mean()
+    return means
 
 
 def _directions(adapter, name, factor, side):

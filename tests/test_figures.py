@@ -50,7 +50,7 @@ def test_triangle_holds_the_cells_with_j_up_to_i_and_no_others(rng):
 def test_rows_below_are_centred_on_zero_and_keep_what_they_are_given(rng):
     grids = {"one": rng.uniform(0.1, 0.3, (5, 4)), "two": rng.uniform(0.2, 0.9, (5, 9))}
     below = {"excess": [grid - 0.25 for grid in grids.values()], "nothing": [np.full((5, 4), np.nan)] * 2}
-    figure = figures.similarity_panels(grids, "t", chance=np.array([0.2, 0.25]), against=below)
+    figure = figures.similarity_panels(grids, "t", chance=np.array([0.2, 0.25]), rows_below=below)
     images = [axes.images[0] for axes in panels(figure)]
     assert len(images) == 6
     np.testing.assert_array_equal(images[3].get_array(), grids["two"] - 0.25)
@@ -74,16 +74,21 @@ def test_chance_outside_the_scale_is_said_and_not_drawn(chance_range, text):
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(1, "1.00"), (0.361, "0.36"), (0.0481, "0.048"), (0.001, "0.001"), (1.2e-5, "10⁻⁵"), (0, "0")],
-)
+    [(1, "1.00"), (0.361, "0.36"), (0.0481, "0.048"), (0.001, "0.001"), (1.2e-5, "1·10⁻⁵"), (3.4e-7, "3·10⁻⁷"),
+     (9.6e-5, "1·10⁻⁴"), (9.4e-5, "9·10⁻⁵"), (0, "less than 10⁻³⁰⁰")],
+)  # fmt: skip
 def test_probabilities_in_words(p, text):
-    with np.errstate(divide="ignore"):
-        assert figures.probability(np.log(p)) == text
+    assert figures.p_value(p) == text
 
 
 def test_probabilities_beyond_double_precision():
-    assert figures.probability(-995.2) == "10⁻⁴³²"
-    assert figures.probabilities(np.log([0.5, 1e-7]), ["a", "b"]) == "0.50 (a), 10⁻⁷ (b)"
+    assert figures.probability(-995.2) == "6·10⁻⁴³³"  # 10 to the −432.2
+    assert figures.probabilities(np.log([0.5, 1e-7]), ["a", "b"]) == "0.50 (a), 1·10⁻⁷ (b)"
+
+
+def test_what_is_not_known_is_a_dash():
+    assert figures.readings([0.5, np.nan], ["a", "b"]) == "0.50 (a), – (b)"
+    assert figures.span([np.nan, np.nan]) == "–"
 
 
 def test_titles_are_the_papers_notation():
@@ -116,9 +121,9 @@ def test_span(values, text):
 
 def test_curves_and_layers_show_what_they_are_given():
     i = np.arange(5, 9)
-    band = (np.full(4, -0.01), np.full(4, 0.02))
-    figure = figures.excess_curves(i, {"r = 4": (i / 10, None), "r = 8": (i / 10, i / 20)}, band, "t")
-    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "-", "--"]
+    band = ("band", np.full(4, -0.01), np.full(4, 0.02))
+    figure = figures.excess_curves(i, {"r = 4": (i / 10, i / 30), "r = 8": (i / 10, i / 20)}, band, "t")
+    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--", "-", "--"]
     table = pd.DataFrame({"layer": [0, 1], "adapter": "r = 4", "phi": [0.2, 0.3], "untrained": [0.1, np.nan]})
     table["elsewhere"] = [0.15, 0.16]
     figure = figures.layer_panels({"query": table}, chance.mean(5, 2, 20), ("chance", 0.1, 0.4), "t")

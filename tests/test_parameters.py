@@ -50,6 +50,10 @@ def test_a_bad_value_is_one_sentence(schema, values, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_the_preset_needs_neither_base_nor_adapters():
+    assert SubspaceSimilarity.check({"preset": "paper", "base": "", "adapters": ["x"]}).preset == "paper"
+
+
 def test_an_unknown_name_is_refused_with_the_nearest_known_one():
     with pytest.raises(ValueError, match="there is no parameter 'modul'; did you mean 'module'"):
         SubspaceSimilarity.parse({"modul": "x"})

@@ -126,6 +126,7 @@ def test_what_a_report_is_about_stands_in_everything_it_shows(tmp_path, shown):
     assert shown[4][1]._repr_mimebundle_()[1]["image/png"]["alt"] == "Synthetic: 1 line"
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["claims"][0]["statement"] == "Synthetic: It holds."
+    assert written["about"] == "Synthetic"
 
 
 def test_hashes_are_sha256_and_a_very_large_file_is_not_read(tmp_path, monkeypatch):

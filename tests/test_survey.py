@@ -109,6 +109,35 @@ def test_directions_may_be_put_in_the_place_of_a_weights(places):
     assert table.loc[table["layer"] == table["weight_layer"], "phi"].to_numpy() == pytest.approx(1)
 
 
+def test_how_much_the_layers_weights_share(places):
+    found, weights, _ = places
+    shared = survey.shared_by_layers(found, TOP)
+    assert shared.keys() == {"q_proj", "v_proj"}
+    tops = [np.linalg.svd(weights[name(layer, "v")])[2][:TOP].T for layer in LAYERS]
+    pairs = [(np.cos(linalg.subspace_angles(tops[m], tops[n])) ** 2).mean() for m, n in ((0, 1), (0, 2), (1, 2))]
+    assert shared["v_proj"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert survey.shared_by_layers({key: place for key, place in found.items() if key[1] == 0}, TOP) == {}
+
+
+def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(places, rng):
+    found, _, _ = places
+    same = {key: place._replace(top=found["q_proj", 0].top) for key, place in found.items()}
+    for weights in (found, same):
+        means = survey.rotated_means(weights, TOP, J, 600, np.random.default_rng(0))
+        assert means.shape == (3, 600)
+        for draws in means:
+            assert draws.mean() == pytest.approx(TOP / D, abs=4 * draws.std() / np.sqrt(600))
+    # one draw by hand: rotate every W, take the means of the table
+    turn = chance.random_directions(D, D, rng)
+    table = survey.pairings({key: place._replace(top=turn @ place.top) for key, place in same.items()}, TOP, J)
+    own = table["layer"] == table["weight_layer"]
+    by_hand = [table.loc[own, "phi"].mean(), table.loc[own, "untrained"].mean(), table.loc[~own, "phi"].mean()]
+    z = (np.array(by_hand) - means.mean(1)) / means.std(1)
+    assert abs(z).max() < 4
+    independent = survey.rotated_means(found, TOP, J, 600, np.random.default_rng(0))
+    assert means[0].std() > independent[0].std()  # the same W everywhere: its means scatter more
+
+
 def test_holms_correction():
     """Holm 1979: the k-th smallest of n times n − k + 1, never falling, at most 1."""
     assert survey.holm([0.04, 0.001, 0.02, 0.9]) == pytest.approx([0.08, 0.004, 0.06, 0.9])

@@ -8,6 +8,7 @@ import papermill
 import pytest
 from scipy import stats
 
+from helpers import chance, subspace
 from helpers.checkpoints import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
@@ -42,8 +43,19 @@ def test_the_moments_are_those_of_whole_random_matrices(default):
             phi = drawn_phi(384, row["i"], row["j"], 2000, [1, row["i"], row["j"]])
             assert row["mean"] == pytest.approx(phi.mean(), abs=4 * phi.std() / np.sqrt(2000))
             assert row["sd"] == pytest.approx(phi.std(), rel=0.1)
-    for name in ("mean_formula", "variance_formula", "law_is_beta", "tail_is_known", "grid_is_fewer_looks"):
+    for name in ("mean_formula", "variance_formula", "law_is_beta", "tail_is_known"):
         assert claims(default)[name]["holds"] is True, name
+
+
+def test_the_most_surprising_cell_of_whole_random_grids(default):
+    """Grids of pairs drawn by QR fall below the level in 5 % of cases."""
+    (row,) = rows(default, "grid")
+    rng = np.random.default_rng(4)
+    i, j = np.ogrid[1:39, 1:9]
+    bases = np.linalg.qr(rng.standard_normal((400, 384, 8)))[0][:, :38]
+    tails = chance.log_tail_probability(subspace.cumulative_phi(bases), i, j, 384).min((1, 2))
+    assert np.mean(tails < np.log(row["p"])) == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 * (1 / 400 + 1 / 3000)))
+    assert 1 < row["looks"] < row["cells"]
 
 
 def test_the_near_tail_is_what_draws_count(default):
@@ -65,7 +77,8 @@ def test_the_published_picture_is_read_against_i_over_d(default):
     found = claims(default)
     assert found["random_panel_is_hidden"]["holds"] is True
     assert found["random_panel_is_flat"]["holds"] is False
-    assert found["twice_chance_is_no_accident"]["statistic"] == pytest.approx(-995.2, abs=0.1)  # by mpmath
+    assert found["twice_chance_is_no_accident"]["statistic"] == pytest.approx(-906.6, abs=0.1)  # by mpmath
+    assert found["published_rise"]["holds"] is True
 
 
 def test_the_nulls_of_the_bundled_model(default):
@@ -77,6 +90,7 @@ def test_the_nulls_of_the_bundled_model(default):
     assert matched["sd of z"] == pytest.approx(1, abs=0.2)
     assert trained["mean z"] > elsewhere["mean z"] > 0.3
     found = claims(default)
+    assert found["own_is_random"]["holds"] is False
     assert found["untrained_is_random"]["holds"] is True
     assert found["elsewhere_is_random"]["holds"] is False
     assert found["own_layer_is_special"]["holds"] is True
@@ -96,7 +110,7 @@ def test_both_notebooks_agree_on_the_layers(default):
 def test_planted_pairs_are_found_and_what_is_detectable_falls_with_d_and_j(default):
     for row in rows(default, "planted"):
         assert row["φ found"] == pytest.approx(row["planted φ"])
-    table = {(row["d"], row["j"]): row["among 48 / chance"] for row in rows(default, "power")}
+    table = {(row["d"], row["j"]): row["among n / chance"] for row in rows(default, "power") if row["i"] != 14}
     assert table[128, 4] > table[384, 4] > table[4096, 4] > table[12288, 4] > 1
     assert table[384, 1] > table[384, 4] > table[384, 8] > 1
 
@@ -124,6 +138,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
         {"dimension": 3, "rank_i": 1, "rank_j": 1, "draws": 2},
         {"dimension": 12, "rank_i": 9, "rank_j": 8, "draws": 50},
         {"dimension": 200, "rank_i": 4, "rank_j": 150, "draws": 50},
+        {"dimension": 300, "rank_i": 299, "rank_j": 3, "draws": 50},
     ],
     ids=str,
 )
