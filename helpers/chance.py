@@ -54,8 +54,8 @@ def log_tail_probability(phi, i, j, d):
     mean and variance, on [(i + j − d)₊ / min(i, j), 1], below which φ cannot fall. That is exact where i, j, d − i or
     d − j is 1. Elsewhere it was held against importance sampling (`sampled_log_tail`) at 260 shapes: log₁₀ P is off by
     at most 0.07 where P ≥ 0.01 and 0.12 where P ≥ 0.001, and by 8 % of itself where P ≥ 10⁻⁹, for d ≥ 60; by 3 % of
-    itself there for d ≥ 384. At d = 20 P may be wrong by a factor of 2 at 0.001. It is too large as a rule where
-    i + j is well below d, too small where it is near d. Where φ is a constant (i or j = d) P is 1.
+    itself there for d ≥ 384. At d = 20 P may be wrong by a factor of 2 at 0.001. As a rule P comes out too
+    large where i + j is well below d, too small where it is near d. Where φ is a constant (i or j = d) P is 1.
     Raises ValueError for phi outside [0, 1] and for what is no dimension.
     """
     phi = _checked_phi(phi)
@@ -112,13 +112,15 @@ def cosine_limits(i, j, d):
 
 
 def random_directions(d, k, rng):
-    """Orthonormal basis [d, k] of a uniform random k-dimensional subspace of R^d.
+    """k uniform random orthonormal directions [d, k] of R^d: a Haar frame, and so a uniform subspace.
 
-    The right singular directions of `gaussian_factor` have this law as well, one by one and together.
-    rng: numpy Generator. Raises ValueError unless 1 ≤ k ≤ d.
+    The right singular directions of `gaussian_factor` span such a subspace as well, at any number of them. The signs
+    that QR chooses are undone (Mezzadri 2007, arXiv:math-ph/0609050). rng: numpy Generator. Raises ValueError unless
+    1 ≤ k ≤ d.
     """
     _checked_dimensions(k, k, d)
-    return np.linalg.qr(rng.standard_normal((d, k)))[0]
+    q, r = np.linalg.qr(rng.standard_normal((d, k)))
+    return q * np.sign(np.diag(r))
 
 
 def gaussian_factor(r, d, rng):
@@ -204,7 +206,7 @@ def planted_directions(d, shares, k, rng):
 
     shares: {i: φ}; φ(U, V, i, j) is that number at each of these i and every j ≤ min(i, k), where U are the coordinate
     directions in order. In between it rises evenly but for chance. Rotate both for a pair in general position.
-    Raises ValueError unless the shares lie in [0, 1] and rise with i, and at least k dimensions lie between one i and
+    Raises ValueError unless the shares lie in [0, 1] and do not fall with i, and at least k dimensions lie between one i and
     the next and beyond the last, wherever their shares differ.
     """
     ends = [0, *sorted(shares), d]
@@ -311,6 +313,7 @@ def _log_far_tail(a, b, x):
 
 
 def _overlaps(i, j, d, draws, rng):
+    """`random_overlaps` of any number of draws."""
     if j > i:
         return _overlaps(j, i, d, draws, rng).swapaxes(1, 2)
     inside = rng.standard_normal((draws, i, j))

@@ -159,6 +159,15 @@ def test_random_directions_are_orthonormal_uniform_and_seeded():
     assert z.std() == pytest.approx(1, abs=0.1)
 
 
+def test_random_directions_favour_no_sign():
+    """Their mean is zero, also where they are mixed; QR alone gives the first of them a fixed sign."""
+    rng = np.random.default_rng(15)
+    frames = np.array([chance.random_directions(5, 3, rng) for _ in range(4000)])
+    np.testing.assert_allclose(frames.mean(0), 0, atol=4 / np.sqrt(5 * 4000))
+    mixed = frames.sum(2)[:, :2]
+    assert within(np.square(mixed).sum(1), 3 * 2 / 5)
+
+
 def test_the_papers_gaussian_factor_has_uniform_directions():
     rng = np.random.default_rng(7)
     found = [subspace.factor_directions(chance.gaussian_factor(6, 30, rng)).vectors for _ in range(1500)]
