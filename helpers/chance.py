@@ -206,8 +206,8 @@ def planted_directions(d, shares, k, rng):
 
     shares: {i: φ}; φ(U, V, i, j) is that number at each of these i and every j ≤ min(i, k), where U are the coordinate
     directions in order. In between it rises evenly but for chance. Rotate both for a pair in general position.
-    Raises ValueError unless the shares lie in [0, 1] and do not fall with i, and at least k dimensions lie between one i and
-    the next and beyond the last, wherever their shares differ.
+    Raises ValueError unless the shares lie in [0, 1] and do not fall with i, and at least k dimensions lie between one
+    i and the next and beyond the last, wherever their shares differ.
     """
     ends = [0, *sorted(shares), d]
     levels = [0.0, *(float(shares[i]) for i in ends[1:-1]), 1.0]
