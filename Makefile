@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 NOTEBOOKS ?= $(filter-out %.failed.ipynb,$(wildcard notebooks/*.ipynb))
 
 report: .venv/report.stamp
-	for notebook in $(NOTEBOOKS); do $(BIN)/python -m helpers run $$notebook --out build || exit; done
+	$(BIN)/python -m helpers run $(NOTEBOOKS) --out build
 
 test: .venv/test.stamp
 	$(BIN)/ruff check .

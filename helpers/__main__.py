@@ -13,8 +13,8 @@ def main():
     """Exit status 0: done; 1: the notebook failed; 2: a bad parameter or command line."""
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="run a notebook: executed copy, HTML page and result file")
-    one.add_argument("notebook", type=Path, help="such as notebooks/01_subspace_similarity.ipynb")
+    one = commands.add_parser("run", help="run notebooks: executed copy, HTML page and result file of each")
+    one.add_argument("notebooks", type=Path, nargs="+", help="such as notebooks/01_subspace_similarity.ipynb")
     one.add_argument(
         "-p",
         dest="given",
@@ -31,7 +31,9 @@ def main():
     try:
         if options.command == "run":
             given = {name: _value(name, text) for name, text in options.given}
-            print(f"report: {run.run(options.notebook, given, options.out) / 'report.html'}")
+            names = [notebook.stem for notebook in options.notebooks]
+            for notebook in options.notebooks:
+                print(f"report: {run.run(notebook, given, options.out, names) / 'report.html'}", flush=True)
         else:
             for notebook in options.notebooks:
                 run.refresh(notebook)

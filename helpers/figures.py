@@ -153,7 +153,8 @@ def excess_curves(i, curves, band, title):
 def layer_panels(panels, chance, band, title):
     """φ at one (i, j) in every layer: trained filled, untrained hollow, other layers' W a dash; chance behind.
 
-    panels: {title: table} with columns layer, adapter, phi, untrained and elsewhere (NaN: unknown).
+    panels: {title: table} with columns layer, adapter, phi, untrained and elsewhere (NaN: unknown), and beyond: whether
+    the trained dot is ringed as beyond chance.
     chance: its mean. band: (label, low, high) of chance.
     """
     figure = Figure(figsize=(1.5 + 4.2 * len(panels), 4), layout="constrained")
@@ -168,12 +169,15 @@ def layer_panels(panels, chance, band, title):
             rows, colour = table[table["adapter"] == adapter], colours[n]
             place = rows["layer"] + 0.16 * (n - (len(adapters) - 1) / 2)
             axes.plot(place, rows["phi"], "o", color=colour, label=adapter)
+            ringed = rows["beyond"]
+            axes.plot(place[ringed], rows.loc[ringed, "phi"], "o", color="black", markersize=9, markerfacecolor="none")
             axes.plot(place, rows["untrained"], "o", color=colour, markerfacecolor="none")
             axes.plot(place, rows["elsewhere"], "_", color=colour, markersize=9, markeredgewidth=2)
         layers = sorted(table["layer"].unique())
         axes.set(title=name, xlabel="layer", xticks=layers[:: 1 + len(layers) // 16])
     every_axes[0].set_ylabel(r"$\phi$")
     every_axes[-1].plot([], [], "o", color="0.4", markerfacecolor="none", label="untrained")
+    every_axes[-1].plot([], [], "o", color="black", markersize=9, markerfacecolor="none", label="beyond chance (Holm)")
     every_axes[-1].plot([], [], "_", color="0.4", markeredgewidth=2, label="with the other layers' W")
     every_axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     _set_title(figure, title)
@@ -270,7 +274,8 @@ def detection_curves(d, curves, title):
     axes.set(xscale="log", yscale="log", xlabel="dimension $d$", ylabel=r"noticed mean $\phi$ / chance")
     axes.set_xticks(d, [str(value) for value in d])
     axes.minorticks_off()
-    ticks = [1, 1.2, 1.5, 2, 3, 5, 10]
+    most = max(max(values) for values in curves.values())
+    ticks = [tick for tick in (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20) if tick < 1.3 * most]
     axes.set_yticks(ticks, [str(value) for value in ticks])
     axes.legend(frameon=False)
     _set_title(figure, title)
@@ -311,7 +316,8 @@ def _adapter_symbol(factor, name):
 
 
 def _set_title(figure, title):
-    figure.suptitle(textwrap.fill(title, round(10 * figure.get_figwidth())), fontsize="large")
+    kept = title.replace(" = ", "\u00a0=\u00a0")  # no line ends inside an equation
+    figure.suptitle(textwrap.fill(kept, round(10 * figure.get_figwidth())), fontsize="large")
 
 
 def _heat_row(figure, every_axes, grids, first_i, colours, low, high):

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from helpers.checkpoints import ROOT, resolve
 
 PACKAGES = ("numpy", "scipy", "statsmodels", "torch", "safetensors", "pandas", "matplotlib")
 FIGURE_DPI = 144
+RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
+LOWERED = str.maketrans(RAISED, "−0123456789")
 HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
 
@@ -50,7 +53,7 @@ class Report:
 
     def say(self, markdown):
         """Show a sentence with computed numbers. Wrap names that come from files in `literal`."""
-        display(Markdown(self._marked(markdown)))
+        display(Markdown(_raised(self._marked(markdown))))
 
     def _marked(self, markdown):
         return f"*{self.about.rstrip()}* {markdown}" if self.about else markdown
@@ -96,7 +99,7 @@ class Report:
         for name in ("statistic", "threshold"):
             claims[name] = ["–" if pd.isna(value) else f"{value:.3g}" for value in claims[name]]
         display(HTML(_table(claims, "Every claim of this notebook", "claims")))
-        self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {finding}" for finding in self.findings)))
+        self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {_raised(finding)}" for finding in self.findings)))
         provenance = self.provenance()
         display(HTML(_provenance_list(self.parameters, provenance)))
         if self.results:
@@ -154,6 +157,11 @@ def write_whole(path, content):
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _raised(markdown):
+    """Raised digits as markup: fonts that lack some of them mix sizes, and 10⁻⁴¹ reads as 10⁻⁴."""
+    return re.sub(f"[{RAISED}]+", lambda found: f"<sup>{found[0].translate(LOWERED)}</sup>", markdown)
 
 
 def _table(frame, caption, kind="numbers"):

@@ -27,11 +27,12 @@ class RunFailed(Exception):
     """A notebook did not run to its end; the message says where and what is left."""
 
 
-def run(notebook, given, out):
+def run(notebook, given, out, beside=()):
     """Run `notebook` with the parameters `given` into OUT/NAME/{notebook.ipynb, report.html, results.json}.
 
     The three appear together when the last cell has written its result file, and replace an earlier run's; a run that
     fails leaves those alone and its own remains in OUT/NAME/failed.ipynb. Returns OUT/NAME.
+    beside: names of notebooks whose pages will stand in OUT, too; the page links to these and to those there already.
     Raises ValueError for a bad parameter, before a kernel starts, and RunFailed.
     """
     notebook, place = Path(notebook), Path(out) / Path(notebook).stem
@@ -47,17 +48,18 @@ def run(notebook, given, out):
         _execute(notebook, executed, {**given, "results": str(results)}, place / "failed.ipynb")
         if not results.is_file():
             raise RunFailed(f"{notebook.name} ended without its result file: a cell stopped the run early")
-        write_whole(Path(scratch, "report.html"), page(executed))
+        pages = {*beside, *(other.parent.name for other in Path(out).glob("*/report.html"))}
+        write_whole(Path(scratch, "report.html"), page(executed, pages))
         for name in ("notebook.ipynb", "report.html", "results.json"):
             Path(scratch, name).replace(place / name)
     (place / "failed.ipynb").unlink(missing_ok=True)
     return place
 
 
-def page(notebook):
+def page(notebook, pages=()):
     """The HTML page of an executed notebook: one file that asks nothing of the network; its mathematics is MathML.
 
-    Links to notebooks in the same directory become links to their pages, where `run` puts them.
+    pages: names of the notebooks to whose pages it may link, where `run` puts them; links to others become plain text.
     """
     exporter = _PageExporter(template_name=PAGE.name, extra_template_basedirs=[str(PAGE.parent)])
     content = nbformat.read(notebook, as_version=4)
@@ -67,7 +69,12 @@ def page(notebook):
         Path(notebook).stem,
     )
     html = exporter.from_notebook_node(content, {"title": title})[0]
-    return re.sub(r'href="(\w+)\.ipynb"', r'href="../\1/report.html"', html)
+
+    def link(found):
+        path, text = found.groups()
+        return f'<a href="../{path}/report.html">{text}</a>' if path in pages else text
+
+    return re.sub(r'<a href="(?!\w+:)([^"]+)\.ipynb">(.*?)</a>', link, html)
 
 
 def refresh(notebook):
@@ -113,7 +120,8 @@ def _execute(notebook, executed, given, remains):
     except papermill.PapermillExecutionError as error:
         shutil.copyfile(executed, remains)
         kind = "" if error.ename in BAD_INPUT else f"{error.ename}: "
-        raise RunFailed(f"{notebook.name}: {kind}{error.evalue} (the notebook so far: {remains})") from error
+        older = "; the report beside it is an earlier run's" if remains.with_name("report.html").exists() else ""
+        raise RunFailed(f"{notebook.name}: {kind}{error.evalue} (the notebook so far: {remains}{older})") from error
     except RuntimeError as error:
         raise RunFailed(f"{notebook.name}: its kernel died ({error})") from error
 

@@ -125,12 +125,13 @@ def test_curves_and_layers_show_what_they_are_given():
     figure = figures.excess_curves(i, {"r = 4": (i / 10, i / 30), "r = 8": (i / 10, i / 20)}, band, "t")
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--", "-", "--"]
     table = pd.DataFrame({"layer": [0, 1], "adapter": "r = 4", "phi": [0.2, 0.3], "untrained": [0.1, np.nan]})
-    table["elsewhere"] = [0.15, 0.16]
+    table["elsewhere"], table["beyond"] = [0.15, 0.16], [False, True]
     figure = figures.layer_panels({"query": table}, chance.mean(5, 2, 20), ("chance", 0.1, 0.4), "t")
     drawn = [line for line in figure.axes[0].lines if line.get_marker() in "o_" and len(line.get_xdata())]
     np.testing.assert_array_equal(drawn[0].get_ydata(), [0.2, 0.3])
-    np.testing.assert_array_equal(drawn[1].get_ydata(orig=False), [0.1, np.nan])
-    np.testing.assert_array_equal(drawn[2].get_ydata(), [0.15, 0.16])
+    np.testing.assert_array_equal(drawn[1].get_ydata(), [0.3])
+    np.testing.assert_array_equal(drawn[2].get_ydata(orig=False), [0.1, np.nan])
+    np.testing.assert_array_equal(drawn[3].get_ydata(), [0.15, 0.16])
     assert "chance" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     figure = figures.learning_curves({"r4": [(0, 0.5), (9, 0.8)]}, baseline=0.7, sentences=100)
     np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata(orig=False), [0.5, 0.8])

@@ -112,6 +112,14 @@ def test_figures_carry_their_text(shown):
     assert metadata["image/png"]["alt"] == "a line from 0 to 1"
 
 
+def test_raised_digits_are_markup_on_the_page_and_text_in_the_file(tmp_path, shown):
+    run = Report("name", {}, str(tmp_path / "r.json"))
+    run.claim("c", "p is 4·10⁻⁴¹.", statistic=1, threshold=0, holds=True, source="here")
+    run.finish()
+    assert "10<sup>−41</sup>." in shown[1][1].data
+    assert json.loads((tmp_path / "r.json").read_text())["claims"][0]["statement"] == "p is 4·10⁻⁴¹."
+
+
 def test_what_a_report_is_about_stands_in_everything_it_shows(tmp_path, shown):
     from matplotlib.figure import Figure
 

@@ -78,13 +78,17 @@ def test_a_page_asks_nothing_of_the_network_and_sets_its_mathematics(notebook, t
     assert "default-src 'none'" in page
 
 
-def test_links_between_notebooks_lead_to_their_pages(notebook):
+def test_links_lead_to_pages_that_are_there_and_nowhere_else(notebook, tmp_path):
     content = nbformat.read(notebook, as_version=4)
     content.cells[0].source += "\n\n[next](02_other.ipynb) and [far](https://example.org/x.ipynb)"
     nbformat.write(content, notebook)
-    page = run.page(notebook)
-    assert 'href="../02_other/report.html"' in page
-    assert 'href="https://example.org/x.ipynb"' in page
+    assert 'href="../02_other/report.html">next</a>' in run.page(notebook, {"02_other"})
+    alone = (run.run(notebook, {}, tmp_path / "out") / "report.html").read_text()
+    assert "next and" in alone
+    assert 'href="https://example.org/x.ipynb"' in alone
+    (tmp_path / "out" / "02_other").mkdir()
+    (tmp_path / "out" / "02_other" / "report.html").touch()
+    assert "../02_other/report.html" in (run.run(notebook, {}, tmp_path / "out") / "report.html").read_text()
 
 
 def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path):
@@ -97,6 +101,7 @@ def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp
     failed = call("run", str(notebook), "--out", str(tmp_path), "-p", "fail", "true")
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("error: small.ipynb: RuntimeError: as asked")
+    assert failed.stderr.splitlines()[-1].endswith("the report beside it is an earlier run's)")
     bad = call("run", "notebooks/01_subspace_similarity.ipynb", "--out", str(tmp_path), "-p", "modul", "x")
     assert bad.returncode == 2
     assert bad.stderr == "error: there is no parameter 'modul'; did you mean 'module'?\n"
