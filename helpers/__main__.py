@@ -33,6 +33,8 @@ def main():
             given = {name: _value(name, text) for name, text in options.given}
             names = [notebook.stem for notebook in options.notebooks]
             for notebook in options.notebooks:
+                run.check(notebook, given)
+            for notebook in options.notebooks:
                 print(f"report: {run.run(notebook, given, options.out, names) / 'report.html'}", flush=True)
         else:
             for notebook in options.notebooks:

@@ -27,6 +27,17 @@ class RunFailed(Exception):
     """A notebook did not run to its end; the message says where and what is left."""
 
 
+def check(notebook, given):
+    """Raise ValueError unless `notebook` is a file and the parameters `given` are among its own and valid."""
+    notebook = Path(notebook)
+    if not notebook.is_file():
+        raise ValueError(
+            f"{notebook} is not a file: expected a notebook, such as notebooks/01_subspace_similarity.ipynb"
+        )
+    if schema := SCHEMAS.get(notebook.stem):
+        schema.parse(given)
+
+
 def run(notebook, given, out, beside=()):
     """Run `notebook` with the parameters `given` into OUT/NAME/{notebook.ipynb, report.html, results.json}.
 
@@ -35,13 +46,8 @@ def run(notebook, given, out, beside=()):
     beside: names of notebooks whose pages will stand in OUT, too; the page links to these and to those there already.
     Raises ValueError for a bad parameter, before a kernel starts, and RunFailed.
     """
+    check(notebook, given)
     notebook, place = Path(notebook), Path(out) / Path(notebook).stem
-    if not notebook.is_file():
-        raise ValueError(
-            f"{notebook} is not a file: expected a notebook, such as notebooks/01_subspace_similarity.ipynb"
-        )
-    if schema := SCHEMAS.get(notebook.stem):
-        schema.parse(given)
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".run-", dir=place) as scratch:
         executed, results = Path(scratch, "notebook.ipynb"), Path(scratch, "results.json").resolve()

@@ -108,6 +108,11 @@ def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp
     torn = call("run", "notebooks/01_subspace_similarity.ipynb", "--out", str(tmp_path), "-p", "adapters", "[a")
     assert torn.stderr == "error: parameter adapters is '[a', which is not YAML: a list is \"[DIR, DIR]\"\n"
     assert call("run", str(tmp_path / "none.ipynb")).returncode == 2
+    several = call(
+        "run", str(notebook), "notebooks/02_random_baselines.ipynb", "--out", str(tmp_path), "-p", "fail", "0"
+    )
+    assert (several.returncode, several.stdout) == (2, "")  # refused for the second before the first runs
+    assert "there is no parameter 'fail'" in several.stderr
     assert "a list is" in call("run", "--help").stdout
 
 
