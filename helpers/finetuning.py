@@ -5,10 +5,7 @@ Used by `notebooks/training/lora_adapters.ipynb` only; nothing else imports this
 
 import re
 import shutil
-import tempfile
-from contextlib import contextmanager
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from helpers.cards import file_table as file_table  # the training notebook finds it here
+from helpers.cards import whole_directory, write_card
 from helpers.report import file_hash
 
 MAX_TOKENS = 48
@@ -151,21 +150,21 @@ def save_adapter(encoder, untrained, directory, card):
     untrained: as `untrained_a` gave it before training. card: text of the README; `{hashes}` in it stands for the
     files' SHA-256. The directory appears whole or stays as it was. Returns the directory.
     """
-    with _whole_directory(directory) as partial:
+    with whole_directory(directory) as partial:
         encoder.save_pretrained(partial, save_embedding_layers=False)
         save_file(untrained, partial / "untrained_A.safetensors")
-        _write_card(partial, card)
+        write_card(partial, card)
     return directory
 
 
 def save_base(model_dir, directory, wanted):
     """Save those weights of a model whose names match the regular expression `wanted`, its config.json and a card."""
-    with _whole_directory(directory) as partial:
+    with whole_directory(directory) as partial:
         with safe_open(model_dir / "model.safetensors", framework="pt") as model:
             chosen = {name: model.get_tensor(name) for name in list(model.keys()) if re.search(wanted, name)}
         save_file(chosen, partial / "model.safetensors", metadata={"format": "pt"})
         shutil.copyfile(model_dir / "config.json", partial / "config.json")
-        _write_card(partial, BASE_CARD.replace("{original}", file_hash(model_dir / "model.safetensors")))
+        write_card(partial, BASE_CARD.replace("{original}", file_hash(model_dir / "model.safetensors")))
     return directory
 
 
@@ -176,18 +175,6 @@ def adapter_card(row, settings):
     )
     figures = {"before": row["before"], "after": row["after"], "error": row["±"], "frozen": row["frozen encoder"]}
     return ADAPTER_CARD.format(name=row.name, used=used, hashes="{hashes}", **figures)
-
-
-def file_table(directories):
-    """Every file of the directories, with size and SHA-256."""
-    found = [file for directory in directories for file in sorted(directory.iterdir())]
-    return pd.DataFrame(
-        {
-            "file": [f"{file.parent.name}/{file.name}" for file in found],
-            "bytes": [file.stat().st_size for file in found],
-            "SHA-256": [file_hash(file) for file in found],
-        }
-    )
 
 
 BASE_CARD = """# all-MiniLM-L6-v2: query and value weights
@@ -216,23 +203,3 @@ Sentiment of single-sentence movie reviews; query and value projections of all s
 
 {hashes}
 """
-
-
-def _write_card(directory, card):
-    (directory / "README.md").unlink(missing_ok=True)  # PEFT's own template
-    hashes = "\n".join(f"| `{file.name}` | `{file_hash(file)}` |" for file in sorted(directory.iterdir()))
-    table = f"| file | SHA-256 |\n|---|---|\n{hashes}"
-    (directory / "README.md").write_text(card.replace("{hashes}", table), encoding="utf-8")
-
-
-@contextmanager
-def _whole_directory(directory):
-    """A temporary directory beside `directory` that takes its place when the block ends well."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
-        partial, old = Path(scratch, "new"), Path(scratch, "old")
-        partial.mkdir()
-        yield partial
-        if directory.exists():
-            directory.rename(old)
-        partial.rename(directory)
