@@ -124,7 +124,7 @@ def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=Non
     for row, (label, grids) in zip(every_axes[1:], rows_below.items(), strict=True):
         most = max(np.abs(_range(grids))) or 1.0
         _heat_row(figure, row, grids, first_i, "vlag", -most, most).set_label(label)
-    _set_title(figure, title)
+    set_title(figure, title)
     return figure
 
 
@@ -145,7 +145,7 @@ def excess_curves(i, curves, band, title):
     axes.set(xlabel="$i$: leading directions of W", ylabel=r"$\phi$ − chance")
     axes.margins(x=0)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    _set_title(figure, title)
+    set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -180,7 +180,7 @@ def layer_panels(panels, chance, band, title):
     every_axes[-1].plot([], [], "o", color="black", markersize=9, markerfacecolor="none", label="beyond chance (Holm)")
     every_axes[-1].plot([], [], "_", color="0.4", markeredgewidth=2, label="with the other layers' W")
     every_axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    _set_title(figure, title)
+    set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -200,7 +200,7 @@ def law_panels(phi, phi_law, cosines, cosine_law, title):
             axes.plot(x, density, color=colour, label=name)
         axes.set(xlabel=label, ylabel="density")
         axes.legend(frameon=False, fontsize="small")
-    _set_title(figure, title)
+    set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -219,7 +219,7 @@ def tail_curves(x, curves, points, title):
         axes.errorbar(where, values, errors, fmt="o", markersize=4, capsize=2, color=next(colours), label=name)
     axes.set(xlabel=r"$\phi$", ylabel=r"$\log_{10}$ P(chance reaches $\phi$)")
     axes.legend(frameon=False, fontsize="small")
-    _set_title(figure, title)
+    set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -238,7 +238,7 @@ def critical_curves(i, curves, draw, title):
     axes.set(xlabel="$i$", ylabel=r"$\phi$ − chance")
     axes.margins(x=0)
     axes.legend(frameon=False, fontsize="small")
-    _set_title(figure, title)
+    set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -256,7 +256,7 @@ def p_value_curves(panels, title):
             axes.ecdf(values, color=colour, label=f"{label} ({len(values):,})")
         axes.set(title=name, xlabel="p", ylabel="share of p-values up to p")
         axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    _set_title(figure, title)
+    set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -278,7 +278,7 @@ def detection_curves(d, curves, title):
     ticks = [tick for tick in (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20) if tick < 1.3 * most]
     axes.set_yticks(ticks, [str(value) for value in ticks])
     axes.legend(frameon=False)
-    _set_title(figure, title)
+    set_title(figure, title)
     sns.despine(figure)
     return figure
 
@@ -305,6 +305,12 @@ def learning_curves(curves, baseline, sentences):
     return figure
 
 
+def set_title(figure, title):
+    """Give a figure its title, broken into lines that fit its width."""
+    kept = title.replace(" = ", "\u00a0=\u00a0")  # no line ends inside an equation
+    figure.suptitle(textwrap.fill(kept, round(10 * figure.get_figwidth())), fontsize="large")
+
+
 def _number(value, digits):
     return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
@@ -313,11 +319,6 @@ def _adapter_symbol(factor, name):
     stem = "A" if factor == "A" else r"\Delta W"
     rank, primes = name.removeprefix("r = ").rstrip(PRIME), "'" * name.count(PRIME)
     return rf"{stem}{primes}_{{r={rank}}}"
-
-
-def _set_title(figure, title):
-    kept = title.replace(" = ", "\u00a0=\u00a0")  # no line ends inside an equation
-    figure.suptitle(textwrap.fill(kept, round(10 * figure.get_figwidth())), fontsize="large")
 
 
 def _heat_row(figure, every_axes, grids, first_i, colours, low, high):

