@@ -14,11 +14,15 @@ from helpers import digits, saliency
 from helpers.survey import holm
 
 LEVEL = 0.05
-VERDICTS = {  # (learnt, more faithful than the ink)
-    (True, True): "the model",
-    (True, False): "learnt, but no better than the ink",
-    (False, True): "faithful, but not shown to be learnt",
-    (False, False): "no more than the ink",
+VERDICTS = {  # (learnt, better than the ink by deletion, by insertion)
+    (True, True, True): "the model",
+    (True, True, False): "the model, by deletion but not by insertion",
+    (True, False, True): "the model, by insertion but not by deletion",
+    (True, False, False): "learnt, but no better than the ink",
+    (False, True, True): "faithful, but not shown to be learnt",
+    (False, True, False): "faithful by deletion, but not shown to be learnt",
+    (False, False, True): "faithful by insertion, but not shown to be learnt",
+    (False, False, False): "no more than the ink",
 }
 POINTS = 64  # steps of a deletion curve; an image with fewer pixels loses one pixel a step
 
@@ -93,11 +97,9 @@ def replacement_curve(model, start, end, targets, maps, rng, points=POINTS):
     order = np.lexsort((rng.random((count, pixels)), -maps.reshape(count, -1)), axis=1)
     rank = torch.from_numpy(order.argsort(1).reshape(maps.shape))
     replaced = torch.linspace(0, pixels, min(points, pixels) + 1).round()[:, None, None]
-    curves = []
-    for one, other, place, target in zip(start, end, rank, torch.as_tensor(targets).tolist(), strict=True):
-        mixed = torch.where(place < replaced, other, one)
-        curves.append(digits.logits(model, mixed).softmax(1)[:, target])
-    return torch.stack(curves).numpy()
+    mixed = torch.where(rank[:, None] < replaced, end[:, None], start[:, None])
+    scores = digits.logits(model, mixed.flatten(0, 1)).softmax(1).unflatten(0, mixed.shape[:2])
+    return scores[range(count), :, torch.as_tensor(targets)].numpy()
 
 
 def area(curve):
@@ -116,7 +118,7 @@ def null_study(model, methods, images, labels, references, networks, seed, optio
     the model's own.
     """
     own, found = {}, []
-    for network in tqdm(range(-1, networks), desc="randomised networks", delay=2, leave=False, file=sys.stdout):
+    for network in tqdm(range(-1, networks), desc="randomised networks", mininterval=2, leave=False, file=sys.stdout):
         copied = model if network < 0 else randomise(model, seed * 1_000_003 + network)
         for method in methods:
             maps = saliency.attribute(copied, images, labels, method, **options.get(method, {}))
@@ -178,9 +180,9 @@ def faithfulness(models, images, absence, labels, maps, rng):
 
     models: {method: network}, the first of which the random order is tried on. images [n, h, w]; absence: [h, w], what
     pixels are replaced by. maps: {method: [n, h, w]}. Returns ({"deletion" or "insertion": {method, "ink" or "random":
-    curves [n, steps + 1]}}, table) with a DataFrame: method, deletion and insertion (mean areas), `deletion − ink` and
-    `insertion − ink` (mean paired differences from the ink's order on the same network), ± (standard error of the
-    first), p (one-sided paired t test: deletion below that of the ink), p_holm (over methods).
+    curves [n, steps + 1]}}, table) with a DataFrame: method, and for deletion and for insertion the mean area, `− ink`
+    the mean paired difference from the order of the ink on the same network, ± its standard error, and p of a one-sided
+    paired t test (deletion below, insertion above that of the ink), corrected by Holm over the methods.
     """
     curves, rows, ink = {"deletion": {}, "insertion": {}}, [], {}
     for name, ends in {"deletion": (images, absence), "insertion": (absence, images)}.items():
@@ -192,15 +194,16 @@ def faithfulness(models, images, absence, labels, maps, rng):
         curves[name]["ink"] = ink[name, first]
         curves[name]["random"] = replacement_curve(first, *ends, labels, np.zeros_like(images), rng)
     for method, model in models.items():
-        areas = {name: area(curves[name][method]) for name in curves}
-        gaps = {name: areas[name] - area(ink[name, model]) for name in curves}
-        error = gaps["deletion"].std(ddof=1) / len(images) ** 0.5
-        p = stats.ttest_1samp(gaps["deletion"], 0, alternative="less").pvalue
-        rows.append([method, areas["deletion"].mean(), gaps["deletion"].mean(), error, p])
-        rows[-1] += [areas["insertion"].mean(), gaps["insertion"].mean()]
-    columns = ["method", "deletion", "deletion − ink", "±", "p", "insertion", "insertion − ink"]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(5, "p_holm", holm(table["p"]))
+        row = {"method": method}
+        for name, better in {"deletion": "less", "insertion": "greater"}.items():
+            areas = area(curves[name][method])
+            gaps = areas - area(ink[name, model])
+            row |= {name: areas.mean(), f"{name} − ink": gaps.mean(), f"{name} ±": stats.sem(gaps)}
+            row[f"{name} p"] = stats.ttest_1samp(gaps, 0, alternative=better).pvalue
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for name in curves:
+        table[f"{name} p"] = holm(table[f"{name} p"])
     return curves, table
 
 
@@ -208,19 +211,19 @@ def verdict_table(null, faithful, tested):
     """Every method: is what its maps show learnt, and is it more faithful than the order of the ink?
 
     null: from `null_study`. faithful: the table of `faithfulness`. tested: whether the null has enough networks for
-    p-values. Returns a DataFrame: method, agreement (with other trained networks), p learnt (Holm over methods; NaN if
-    not tested), p beats ink (likewise), about (the answer in words).
+    p-values. Returns a DataFrame: method, agreement (with other trained networks), learnt p (Holm over methods; NaN if
+    not tested), deletion p and insertion p, about (the answer in words).
     """
     pooled = null.groupby(["method", "network"])["agreement"].mean()
-    agreement = [pooled[method, -1] for method in faithful["method"]]
-    p = [null_p_value(pooled[method, -1], pooled[method].drop(-1)) for method in faithful["method"]]
-    table = pd.DataFrame({"method": faithful["method"], "agreement": agreement})
-    table["p learnt"] = holm(p) if tested else np.nan
-    table["p beats ink"] = faithful["p_holm"]
-    learnt, beats = table["p learnt"] < LEVEL, table["p beats ink"] < LEVEL
-    table["about"] = [VERDICTS[pair] for pair in zip(learnt, beats, strict=True)]
+    table = pd.DataFrame({"method": faithful["method"]})
+    table["agreement"] = [pooled[method, -1] for method in table["method"]]
+    p = [null_p_value(pooled[method, -1], pooled[method].drop(-1)) for method in table["method"]]
+    table["learnt p"] = holm(p) if tested else np.nan
+    table = table.join(faithful[["deletion p", "insertion p"]])
+    answers = zip(*(table[name] < LEVEL for name in ("learnt p", "deletion p", "insertion p")), strict=True)
+    table["about"] = [VERDICTS[answer] for answer in answers]
     if not tested:
-        table["about"] = [f"{what} (what is learnt was not tested)" for what in table["about"]]
+        table["about"] += " (what is learnt was not tested)"
     return table
 
 
@@ -229,16 +232,16 @@ def by_digit(values, labels):
     return np.array([np.nanmean(values[labels == digit]) for digit in range(10)])
 
 
-def resampled_class_means(maps, labels, draws, rng):
-    """Jointly normalised class means of bootstrap samples: [draws, 10, rows, columns].
+def class_mean_draws(maps, labels, draws, rng):
+    """Jointly normalised class means, then those of bootstrap samples: [1 + draws, 10, rows, columns].
 
     maps: non-negative, [n, rows, columns]. Images are drawn anew within each digit.
     """
-    means = np.empty((draws, 10, *maps.shape[1:]))
+    means = np.empty((1 + draws, 10, *maps.shape[1:]))
     for digit in range(10):
         own = maps[labels == digit]
         chosen = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=draws) / len(own)
-        means[:, digit] = np.tensordot(chosen, own, 1)
+        means[0, digit], means[1:, digit] = own.mean(0), np.tensordot(chosen, own, 1)
     return means / means.sum((1, 2, 3), keepdims=True)
 
 

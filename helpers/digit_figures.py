@@ -60,13 +60,32 @@ def comparison(one, other, half_widths, names, title, colours="inferno", high=0.
         row[2].plot(across, down, "o", color="black", markersize=2.5)
         row[0].set_ylabel(str(digit), rotation=0, labelpad=12)
         for axes in row:
-            _number_cells(axes, one[digit].shape, labels=digit == 9)
+            _number_cells(axes, one[digit].shape, labelleft=axes is row[0], labelbottom=digit == 9)
     for axes, name in zip(every_axes[0], (*names, "difference"), strict=True):
         axes.set_title(name, fontsize="medium")
     bars = {"location": "bottom", "fraction": 0.02, "pad": 0.01}
     extend = _extend(max(one.max(), other.max()), high)
     figure.colorbar(value, ax=every_axes[:, :2], extend=extend, **bars).set_label("share of all ten maps")
     figure.colorbar(change, ax=every_axes[:, 2], **bars).set_label("difference of shares")
+    set_title(figure, title)
+    return figure
+
+
+def contested(maps, title, bar_label, colours="inferno"):
+    """The maps of some digits on several grids, a row a grid, on one scale from 0.
+
+    maps: {grid: {digit: [rows, columns]}}, non-negative.
+    """
+    figure = Figure(figsize=(8.5, 4.6), layout="constrained")
+    every_axes = figure.subplots(len(maps), len(next(iter(maps.values()))))
+    high = max(panel.max() for row in maps.values() for panel in row.values())
+    for row, (grid, panels) in zip(every_axes, maps.items(), strict=True):
+        for axes, (digit, panel) in zip(row, panels.items(), strict=True):
+            image = axes.imshow(panel, cmap=colours, vmin=0, vmax=high, interpolation="nearest")
+            axes.set_title(str(digit), fontsize="medium")
+            _number_cells(axes, panel.shape)
+        row[0].set_ylabel(grid)
+    figure.colorbar(image, ax=every_axes, fraction=0.03).set_label(bar_label)
     set_title(figure, title)
     return figure
 
@@ -191,12 +210,12 @@ def layer_curves(table, title):
     return figure
 
 
-def _number_cells(axes, shape, labels=True):
-    """Cell numbers from 0 along both axes; the first and every few of larger grids."""
+def _number_cells(axes, shape, **labels):
+    """Cell numbers from 0 along both axes; the first and every few of larger grids. labels: which to write."""
     rows, columns = shape
     axes.set_xticks(range(0, columns, 1 + columns // 10))
     axes.set_yticks(range(0, rows, 1 + rows // 10))
-    axes.tick_params(length=2, labelsize="x-small", labelbottom=labels)
+    axes.tick_params(length=2, labelsize="x-small", **labels)
 
 
 def _extend(most, high):

@@ -95,7 +95,7 @@ def convolutional(size, dropout=0.5):
         nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1),
         nn.ReLU(),
-        nn.AdaptiveAvgPool2d(4),  # leaves the 4 × 4 of 8 × 8 images as they are
+        nn.AdaptiveAvgPool2d(4) if size != 8 else nn.Identity(),  # images of 8 × 8 are at 4 × 4 already
         nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(512, 64),
@@ -171,7 +171,7 @@ def train(model, images, labels, *, seed, epochs, patience=0, jitter=0.0, batch_
     seen, kept = (np.arange(len(labels)), [])
     if patience:
         seen, kept = train_test_split(seen, test_size=0.1, stratify=labels, random_state=seed)
-    x, y = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
+    x, y = torch.tensor(images)[:, None], torch.tensor(labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     history, best = [], (np.inf, None)
     with torch.random.fork_rng(devices=[]):
@@ -206,7 +206,7 @@ def fit(architecture, images, labels, *, seed, dropout=None, **schedule):
 
 
 @torch.no_grad()
-def logits(model, images, rows=4096):
+def logits(model, images, rows=1024):
     """Logits [n, 10] of images [n, h, w], in parts of at most `rows`."""
     return torch.cat([model(part) for part in torch.as_tensor(images)[:, None].split(rows)])
 

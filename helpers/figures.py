@@ -20,15 +20,20 @@ def adapter_names(ranks):
     return [f"r = {rank}" + PRIME * ranks[:n].count(rank) for n, rank in enumerate(ranks)]
 
 
+def number(value, digits=2):
+    """A number in words, with a true minus sign; `–` for NaN."""
+    return "–" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", MINUS)
+
+
 def span(values, digits=1):
     """Least and greatest of some numbers in words, `1.0 to 2.5`, or the one they share."""
-    ends = dict.fromkeys(_number(end, digits) for end in (min(values), max(values)))
+    ends = dict.fromkeys(number(end, digits) for end in (min(values), max(values)))
     return " to ".join(ends)
 
 
 def readings(values, names, digits=2):
     """Numbers with what each belongs to, in words: `0.20 (query), 0.36 (value)`."""
-    return ", ".join(f"{_number(value, digits)} ({name})" for value, name in zip(values, names, strict=True))
+    return ", ".join(f"{number(value, digits)} ({name})" for value, name in zip(values, names, strict=True))
 
 
 def probability(logarithm):
@@ -309,10 +314,6 @@ def set_title(figure, title):
     """Give a figure its title, broken into lines that fit its width."""
     kept = title.replace(" = ", "\u00a0=\u00a0")  # no line ends inside an equation
     figure.suptitle(textwrap.fill(kept, round(10 * figure.get_figwidth())), fontsize="large")
-
-
-def _number(value, digits):
-    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def _adapter_symbol(factor, name):

@@ -151,7 +151,7 @@ class DigitSaliency(Parameters):
     baseline: Literal["black", "mean"] = "black"
     condition_a: Literal[CONDITIONS] = "trained"
     condition_b: Literal[CONDITIONS] = "randomised"
-    null_networks: NonNegativeInt = 249
+    null_networks: NonNegativeInt = 219
     examples_per_digit: Annotated[int, Field(ge=2)] = 10
     normalisation: Literal["joint", "panel"] = "joint"
     colour_map: str = "inferno"

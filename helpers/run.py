@@ -101,6 +101,8 @@ def clean(content):
     """Text of an executed notebook, fit to be committed: see `refresh`. Its metadata records the `source_digest`."""
     content.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for cell in content.cells:
+        if "outputs" in cell:  # a progress bar that is done leaves spaces
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
         cell.metadata = {
             key: value for key, value in cell.metadata.items() if key not in NOT_PART_OF_A_NOTEBOOK and value
         }

@@ -230,41 +230,41 @@ def test_faithfulness_sets_methods_against_the_ink_of_the_same_network(data):
     assert curves["deletion"].keys() == {"occlusion", "by ink", "ink", "random"}
     row, same = (found for _, found in table.iterrows())
     assert same["deletion − ink"] == pytest.approx(0, abs=1e-3)
-    areas = [np.trapezoid(curves["deletion"][order], dx=1 / 64, axis=1) for order in ("occlusion", "ink")]
-    assert row["deletion"] == pytest.approx(areas[0].mean())
-    test = stats.ttest_rel(*areas, alternative="less")
-    assert row["p"] == pytest.approx(test.pvalue)
-    assert row["±"] == pytest.approx(stats.sem(areas[0] - areas[1]))
+    assert same["insertion − ink"] == pytest.approx(0, abs=1e-3)
+    for name, better in (("deletion", "less"), ("insertion", "greater")):
+        own, ink = (np.trapezoid(curves[name][order], dx=1 / 64, axis=1) for order in ("occlusion", "ink"))
+        assert row[name] == pytest.approx(own.mean())
+        assert row[f"{name} − ink"] == pytest.approx((own - ink).mean())
+        assert row[f"{name} ±"] == pytest.approx(stats.sem(own - ink))
+        p = stats.ttest_rel(own, ink, alternative=better).pvalue
+        smaller = min(p, same[f"{name} p"])
+        assert row[f"{name} p"] == pytest.approx(min(2 * p, 1) if p <= smaller else max(p, smaller))
 
 
-@pytest.mark.parametrize(
-    ("own", "p_ink", "about"),
-    [
-        (1, 0.001, "the model"),
-        (1, 0.9, "learnt, but no better than the ink"),
-        (-1, 0.001, "faithful, but not shown to be learnt"),
-        (-1, 0.9, "no more than the ink"),
-    ],
-)
-def test_verdicts(own, p_ink, about):
+@pytest.mark.parametrize("about", controls.VERDICTS.values())
+def test_verdicts(about):
+    """Each of the eight answers from its three p-values."""
+    learnt, deletes, inserts = next(answers for answers, words in controls.VERDICTS.items() if words == about)
     networks = np.arange(-1, 99)
-    agreement = np.where(networks < 0, own, 0.0)
+    agreement = np.where(networks < 0, 1 if learnt else -1, 0.0)
     null = pd.DataFrame({"network": networks, "method": "m", "agreement": agreement})
-    faithful = pd.DataFrame({"method": ["m"], "p_holm": [p_ink]})
-    (row,) = controls.verdict_table(null, faithful, tested=True).to_dict("records")
+    p = {f"{name} p": [0.001 if better else 0.9] for name, better in (("deletion", deletes), ("insertion", inserts))}
+    (row,) = controls.verdict_table(null, pd.DataFrame({"method": ["m"], **p}), tested=True).to_dict("records")
     assert row["about"] == about
-    assert row["p learnt"] == (0.01 if own > 0 else 1)
-    (row,) = controls.verdict_table(null, faithful, tested=False).to_dict("records")
-    assert np.isnan(row["p learnt"])
+    assert row["learnt p"] == (0.01 if learnt else 1)
+    (row,) = controls.verdict_table(null, pd.DataFrame({"method": ["m"], **p}), tested=False).to_dict("records")
+    assert np.isnan(row["learnt p"])
     assert "was not tested" in row["about"]
 
 
 def test_resampled_means_scatter_around_the_class_means(rng):
     labels = np.repeat(range(10), 8)
     maps = rng.random((80, 3, 2))
-    draws = controls.resampled_class_means(maps, labels, 3000, rng)
+    draws = controls.class_mean_draws(maps, labels, 3000, rng)
     np.testing.assert_allclose(draws.sum((1, 2, 3)), 1)
     means = saliency.joint_normalise(saliency.class_means(maps, labels))
+    np.testing.assert_allclose(draws[0], means)
+    draws = draws[1:]
     np.testing.assert_allclose(draws.mean(0), means, atol=5 * draws.std(0).max() / np.sqrt(3000))
     share = maps[labels == 3] / saliency.class_means(maps, labels).sum()
     np.testing.assert_allclose(draws[:, 3].std(0), share.std(0) / np.sqrt(8), rtol=0.1)

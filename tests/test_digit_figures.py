@@ -57,6 +57,18 @@ def test_the_comparison_shares_one_scale_and_marks_what_differs(rng):
         assert marks == {tuple(place) for place in np.argwhere(np.abs(one - other)[digit] > 0.3)}
 
 
+def test_contested_digits_share_one_scale(rng):
+    maps = {
+        "7 × 6": {2: rng.random((7, 6)), 3: rng.random((7, 6))},
+        "7 × 7": {2: rng.random((7, 7)), 3: rng.random((7, 7))},
+    }
+    panels = panels_of(digit_figures.contested(maps, "t", "bar"))
+    assert [axes.get_title() for axes in panels] == ["2", "3", "2", "3"]
+    assert panels[2].get_ylabel() == "7 × 7"
+    highest = max(panel.max() for row in maps.values() for panel in row.values())
+    assert {axes.images[0].get_clim() for axes in panels} == {(0, highest)}
+
+
 def test_confusion_counts_every_image_once():
     counts = np.diag(np.arange(10, 20))
     counts[3, 8] = 7

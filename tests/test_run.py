@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import subprocess
@@ -114,6 +115,30 @@ def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp
     assert (several.returncode, several.stdout) == (2, "")  # refused for the second before the first runs
     assert "there is no parameter 'fail'" in several.stderr
     assert "a list is" in call("run", "--help").stdout
+
+
+def test_the_picture_is_that_of_the_cell_with_the_tag_and_bars_that_are_done_leave_nothing():
+    def cell(*outputs, tags=()):
+        found = nbformat.v4.new_code_cell(metadata={"tags": list(tags)})
+        found.outputs = [nbformat.from_dict(output) for output in outputs]
+        return found
+
+    def png(text):
+        return {"output_type": "display_data", "metadata": {}, "data": {"image/png": base64.b64encode(text).decode()}}
+
+    def stream(text):
+        return {"output_type": "stream", "name": "stdout", "text": text}
+
+    cells = [cell(png(b"one"), stream("   \r")), cell(stream("said\n"), png(b"two"), tags=["picture"])]
+    content = nbformat.v4.new_notebook(cells=cells)
+    assert run.first_figure(content) == b"two"
+    run.clean(content)
+    assert [[output.output_type for output in each.outputs] for each in cells] == [
+        ["display_data"],
+        ["stream", "display_data"],
+    ]
+    content.cells[1].metadata["tags"] = []
+    assert run.first_figure(content) == b"one"
 
 
 def test_refresh_puts_outputs_in_and_nothing_of_the_machine(notebook):

@@ -1,0 +1,267 @@
+"""Notebook 03 under papermill: its tables recomputed another way, both data sets, other networks, bad input."""
+
+import warnings
+
+import captum.attr
+import nbformat
+import numpy as np
+import papermill
+import pytest
+import torch
+from scipy import stats
+
+from helpers import classifiers, digits, parameters
+from helpers.checkpoints import ROOT
+from tests.notebooks import running
+from tests.notebooks.running import claims, rows
+
+NOTEBOOK = ROOT / "notebooks" / "03_digit_saliency.ipynb"
+QUICK = {"null_networks": 0, "examples_per_digit": 3}
+
+
+def execute(place, **given):
+    return running.execute(NOTEBOOK, place, **given)
+
+
+@pytest.fixture(scope="module")
+def default_place(tmp_path_factory):
+    return tmp_path_factory.mktemp("default")
+
+
+@pytest.fixture(scope="module")
+def default(default_place):
+    return execute(default_place)
+
+
+@pytest.fixture(scope="module")
+def plainly():
+    """The examples of a default run, the network under study, and its integrated gradients by Captum alone."""
+    data = digits.load("digits")
+    _, held_out = digits.hold_out(data)
+    chosen = digits.examples(data.labels, held_out, 10, np.random.default_rng([0, 1]))
+    images, labels = data.images[chosen], data.labels[chosen]
+    network = classifiers.bundled("digits", "cnn")["seed_0"]
+    x, y = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
+    maps = captum.attr.IntegratedGradients(network).attribute(x, 0 * x, target=y, n_steps=32, method="gausslegendre")
+    return images, labels, network, maps[:, 0].numpy()
+
+
+def deletion_by_hand(network, images, labels, maps):
+    """Mean area under the probability of the label while pixels go black one by one; ties are black already."""
+    areas = []
+    for image, label, found in zip(images, labels, maps, strict=True):
+        steps = [image.ravel().copy()]
+        for pixel in np.argsort(-found.ravel(), kind="stable"):
+            steps.append(steps[-1].copy())
+            steps[-1][pixel] = 0
+        curve = network(torch.from_numpy(np.array(steps)).view(-1, 1, 8, 8)).softmax(1)[:, label].numpy()
+        areas.append((curve.sum() - (curve[0] + curve[-1]) / 2) / 64)
+    return np.array(areas)
+
+
+def test_it_knows_digits(default, plainly):
+    _, _, network, _ = plainly
+    data = digits.load("digits")
+    _, held_out = digits.hold_out(data)
+    right = network(torch.from_numpy(data.images[held_out])[:, None]).argmax(1).numpy() == data.labels[held_out]
+    table = {row["network"]: row["accuracy"] for row in rows(default, "accuracy")}
+    assert table["under study"] == pytest.approx(right.mean())
+    assert table.keys() >= {"under study", "seed_1", "permuted_labels", "untrained", "transformer"}
+    assert claims(default)["knows_digits"]["holds"] is True
+
+
+def test_the_brightest_cell_is_that_of_one_joint_distribution(default, plainly):
+    _, labels, _, maps = plainly
+    means = np.stack([np.abs(maps)[labels == digit].mean(0) for digit in range(10)])
+    table = {(row["method"], row["grid"]): row for row in rows(default, "peaks")}
+    native, narrow = (table["integrated_gradients", grid] for grid in ("8 × 8", "7 × 6"))
+    assert native["brightest cell"] == pytest.approx((means / means.sum()).max(), rel=1e-4)
+    kept = np.abs(maps)[:, :, 1:7].sum() / np.abs(maps).sum()
+    assert narrow["mass kept"] == pytest.approx(kept, rel=1e-5)
+    fine = means[:, :, 1:7].repeat(7, 1).reshape(10, 7, 8, 6).sum(2)  # 8 rows cut into 56 strips, 8 to each of 7 rows
+    assert narrow["brightest cell"] == pytest.approx((fine / fine.sum()).max(), rel=1e-4)
+    assert claims(default)["bar_is_joint"]["holds"] is True
+    assert claims(default)["background_is_black"]["holds"] is True
+
+
+def test_readings_are_ratios_of_regions(default, plainly):
+    _, labels, _, maps = plainly
+    means = np.stack([np.abs(maps)[labels == digit].mean(0) for digit in range(10)])
+    strips = means.repeat(7, 1).reshape(10, 7, 8, 8).sum(2)
+    narrow = strips[:, :, 1:7]
+    found = claims(default)
+    top_bar = narrow[7, :2].mean() / narrow[7, 2:].mean()
+    assert found["first_7_top_bar"]["statistic"] == pytest.approx(top_bar, rel=1e-4)
+    square = strips.repeat(7, 2).reshape(10, 7, 7, 8).sum(3)
+    centre = np.zeros((7, 7), dtype=bool)
+    centre[2:5, 2:5] = True
+    hollow = square[8][~centre].mean() / square[8][centre].mean()
+    assert found["second_8_hollow"]["statistic"] == pytest.approx(hollow, rel=1e-4)
+    assert found["second_8_hollow"]["holds"] is False
+    decided = [claim for claim in found.values() if "caption" in claim["source"] and claim["holds"] is not None]
+    ratios = [claim for claim in decided if claim["threshold"] == 1]
+    assert all(claim["holds"] is (claim["statistic"] > 1) for claim in ratios)
+
+
+def test_deletion_is_measured_against_the_ink(default, plainly):
+    images, labels, network, maps = plainly
+    own, ink = (deletion_by_hand(network, images, labels, by) for by in (maps, images))
+    row = next(row for row in rows(default, "faithfulness") if row["method"] == "integrated_gradients")
+    assert row["deletion"] == pytest.approx(own.mean(), abs=2e-4)
+    assert row["deletion − ink"] == pytest.approx((own - ink).mean(), abs=1e-3)  # equal ink falls at random
+    assert row["deletion ±"] == pytest.approx(stats.sem(own - ink), rel=0.05)
+    assert row["deletion p"] < 1e-6
+
+
+def test_signs_tell_trained_from_randomised_and_absolute_values_do_not(default, plainly):
+    images, _, _, maps = plainly
+    table = {(row["method"], row["with"]): row for row in rows(default, "similarity")}
+    row = table["integrated_gradients", "the ink"]
+    for name, f in (("signed", np.asarray), ("absolute", np.abs)):
+        pairs = [(f(one).ravel(), two.ravel()) for one, two in zip(maps, images, strict=True)]
+        assert row[name] == pytest.approx(np.mean([stats.spearmanr(*pair).statistic for pair in pairs]), abs=1e-3)
+    for method in ("input_x_gradient", "integrated_gradients", "occlusion", "deep_lift"):
+        assert abs(table[method, "randomised copies"]["signed"]) < 0.15
+        assert table[method, "randomised copies"]["absolute"] > 0.8
+        assert table[method, "other trained networks"]["signed"] > 0.4
+
+
+def test_p_values_are_those_of_219_copies(default):
+    table = rows(default, "by_digit")
+    p = np.array([row["p"] for row in table])
+    np.testing.assert_allclose(p * 220, np.round(p * 220), atol=1e-9)
+    assert p.min() >= 1 / 220
+    assert max(row["p_holm"] for row in table) == pytest.approx(claims(default)["every_digit_is_learnt"]["statistic"])
+    assert all(row["agreement"] > row["randomised"] for row in table)
+
+
+def test_every_method_gets_a_verdict(default):
+    table = {row["method"]: row for row in rows(default, "verdicts")}
+    assert list(table) == [row["method"] for row in rows(default, "faithfulness")]
+    assert set(table) == set(parameters.METHODS)
+    for method, row in table.items():
+        claim = claims(default)[f"{method}_is_about_the_model"]
+        largest = max(row["learnt p"], row["deletion p"], row["insertion p"])
+        assert claim["statistic"] == pytest.approx(largest)
+        assert claim["holds"] is (largest < 0.05)
+    assert table["occlusion"]["about"] == "the model"
+    assert table["attention_rollout"]["about"] == "learnt, but no better than the ink"
+
+
+def test_the_two_conditions_differ_by_digit(default):
+    table = rows(default, "comparison")
+    assert [row["digit"] for row in table] == list(range(10))
+    assert all(row["largest difference"] > row["its half-width"] for row in table if row["cells that differ"] > 5)
+
+
+def test_the_readme_says_what_came_out(default):
+    text = (ROOT / "README.md").read_text()
+    similar = {(row["method"], row["with"]): row for row in rows(default, "similarity")}
+    copies, peers = (similar["integrated_gradients", name] for name in ("randomised copies", "other trained networks"))
+    assert f"by {copies['absolute']:.2f} with those of randomised copies" in text
+    assert f"by {peers['absolute']:.2f} with those of other trained networks" in text
+    assert f"({copies['signed']:.2f} and {peers['signed']:.2f})".replace("-", "−") in text
+    assert claims(default)["every_digit_is_learnt"]["holds"] is True
+    areas = next(row for row in rows(default, "faithfulness") if row["method"] == "integrated_gradients")
+    assert f"(area {areas['deletion']:.2f})" in text
+    assert f"the ink ({areas['deletion'] - areas['deletion − ink']:.2f})" in text
+    assert [row["method"] for row in rows(default, "verdicts") if row["about"] == "the model"] == ["occlusion"]
+    readings = rows(default, "readings")
+    holding, ink = (sum(row[name] is True for row in readings) for name in ("holds", "ink"))
+    assert f"{holding} of {len(readings)} statements hold on our maps, and {ink} hold for the mean image" in text
+
+
+def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
+    running.assert_same_outputs(NOTEBOOK, default_place / "out.ipynb")
+
+
+@pytest.mark.parametrize("columns", [6, 7])
+def test_mnist(tmp_path, columns):
+    """28 × 28 falls into 7 × 6 and 7 × 7 whole blocks; almost nothing is cut off."""
+    result = execute(tmp_path, dataset="mnist5k", columns=columns, **QUICK)
+    table = {(row["method"], row["grid"]): row for row in rows(result, "peaks")}
+    assert table["integrated_gradients", "7 × 7"]["mass kept"] == 1
+    assert table["integrated_gradients", "7 × 6"]["mass kept"] > 0.999
+    assert claims(result)["knows_digits"]["holds"] is True
+    assert "every_digit_is_learnt" not in claims(result)
+    assert claims(result)["integrated_gradients_is_about_the_model"]["holds"] is None
+    assert f"7 × {columns} cells" in running.shown(tmp_path / "out.ipynb")
+
+
+def test_ones_own_saved_program_gives_the_same_report(tmp_path, default):
+    """The bundled network as someone else's file: the same maps, other networks to agree with."""
+    network = classifiers.bundled("digits", "cnn")["seed_0"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(network, torch.rand(2, 1, 8, 8)).save(tmp_path / "own.pt")
+    result = execute(tmp_path, model=str(tmp_path / "own.pt"), null_networks=0)
+    peaks, expected = (
+        {(r["method"], r["grid"]): r["brightest cell"] for r in rows(x, "peaks")} for x in (result, default)
+    )
+    assert peaks.keys() == {key for key in expected if key[0] not in ("deep_lift", "attention_rollout")}
+    for key, value in peaks.items():
+        assert value == pytest.approx(expected[key], rel=1e-3), key
+    assert str(tmp_path / "own.pt") in result["provenance"]["inputs"]
+
+
+def test_a_callable_that_knows_nothing_is_said_to_know_nothing(tmp_path):
+    own = {"model": "tests.test_classifiers:mine", "input_rows": 12, "input_columns": 10, "input_mean": 0.1}
+    result = execute(tmp_path, **own, **QUICK, input_std=0.5, condition_b="occlusion", rows=8, columns=8)
+    assert claims(result)["knows_digits"]["holds"] is False
+    assert {row["network"] for row in rows(result, "accuracy")} >= {"under study", "seed_0", "seed_4"}
+
+
+def test_other_parameters(tmp_path):
+    result = execute(
+        tmp_path, **QUICK, method="occlusion", baseline="mean", condition_a="seed_1", condition_b="permuted_labels",
+        rows=8, columns=8, normalisation="panel", colour_map="hot", colour_high=0.05,
+    )  # fmt: skip
+    assert result["complete"] is True
+    assert claims(result)["bar_is_joint"]["statistic"] > 0
+
+
+def test_the_transformer_and_its_attention(tmp_path):
+    given = {"model": "transformer", "method": "attention_rollout", "condition_b": "gradient"}
+    result = execute(tmp_path, **given, null_networks=99, examples_per_digit=2)
+    assert rows(result, "verdicts")[0]["method"] == "attention_rollout"
+    assert {row["method"] for row in rows(result, "verdicts")} == set(parameters.METHODS) - {"deep_lift"}
+    claim = claims(result)["every_digit_is_learnt"]
+    assert claim["holds"] is None  # 99 copies cannot reach 0.05 after the correction
+    assert claim["statistic"] >= 0.1
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
+    results = [execute(tmp_path / str(n), **QUICK, seed=seed) for n, seed in enumerate((3, 3, 4))]
+    assert results[0]["tables"] == results[1]["tables"]
+    assert results[0]["claims"] == results[1]["claims"]
+    assert results[0]["tables"]["similarity"] != results[2]["tables"]["similarity"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "cell"),
+    [
+        ({"method": "grad_cam"}, "parameter method is 'grad_cam': input should be 'gradient'", "check"),
+        ({"dataset": "mnist"}, "parameter dataset is 'mnist': input should be 'digits' or 'mnist5k'", "check"),
+        (
+            {"condition_b": "random"},
+            "parameter condition_b is 'random': input should be 'trained', 'randomised'",
+            "check",
+        ),
+        ({"rows": 9}, "rows must be 1 … 8", "check"),
+        ({"columns": 0}, "parameter columns is 0", "check"),
+        ({"null_networks": 20}, "no p-value can fall below 0.048", "check"),
+        ({"examples_per_digit": 500}, "examples_per_digit is 500: expected at most", "load"),
+        ({"method": "attention_rollout"}, "needs the attention of the bundled transformer", "load"),
+        ({"model": "no/such.pt"}, "is not a file: expected a saved program", "load"),
+        ({"model": "tests.test_classifiers:mine"}, "set input_rows and input_columns", "load"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_parameters_end_the_run_before_any_compute(tmp_path, given, message, cell):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        execute(tmp_path, **given)
+    assert message in error.value.evalue
+    assert "\n" not in error.value.evalue
+    assert not (tmp_path / "results.json").exists()
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    assert [found for found in cells if found.get("execution_count")][-1].id == cell
