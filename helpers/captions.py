@@ -13,13 +13,14 @@ BAR = 0.014  # the top of the one colour bar
 FIRST_TICK = 0.002  # its lowest tick above 0
 ALL = "0123456"
 REST = ("", "")  # the cells outside the other region
+RING = ("12345", "12345")  # around the central 3 × 3, which is taken out
 
 
 class Reading(NamedTuple):
     """One thing that a reader says of the panel of a digit.
 
-    says: in our words. bright, dark: the region said to be brighter and the one it is set against, each as the numbers
-    of its rows and of its columns.
+    says: the weakest form of it, which compares two regions: "black" is taken as dimmer, "brightest" and "peak" as
+    brighter. bright, dark: those regions, each as the numbers of its rows and of its columns; what is in both is dark.
     """
 
     reader: str
@@ -31,39 +32,39 @@ class Reading(NamedTuple):
 
 
 READINGS = (
-    Reading("first", 0, "hollow", "the sides shine, the centre is black", ("234", "14"), ("234", "23")),
+    Reading("first", 0, "hollow", "the sides are brighter than the centre", ("234", "14"), ("234", "23")),
     Reading("first", 0, "base", "the bottom curve is brighter than the top", ("56", ALL), ("01", ALL)),
     Reading("first", 1, "line", "the line is column x = 3, not a neighbour", (ALL, "3"), (ALL, "24")),
     Reading("first", 1, "faint_ends", "the line is fainter at its ends", ("12345", "3"), ("06", "3")),
-    Reading("first", 2, "curve_and_base", "the top curve and the base are brightest", ("0156", ALL), REST),
-    Reading("first", 3, "right", "the curves lie on the right", (ALL, "345"), (ALL, "012")),
-    Reading("first", 3, "junction", "the middle junction is a peak", ("3", "23"), ("24", "23")),
-    Reading("first", 4, "crossing", "the crossing of the strokes is very bright", ("34", "34"), REST),
-    Reading("first", 5, "top_bar", "the top bar is brightest", ("01", ALL), REST),
-    Reading("first", 6, "bottom_loop", "the bottom loop is brightest", ("456", ALL), ("012", ALL)),
-    Reading("first", 7, "top_bar", "the top bar is brightest", ("01", ALL), REST),
-    Reading("first", 8, "junction", "the central junction is a peak", ("3", "23"), REST),
-    Reading("first", 9, "top_loop", "the top loop is brightest", ("012", ALL), ("456", ALL)),
-    Reading("second", 0, "hollow", "the central 3 × 3 is black, the perimeter bright", REST, ("234", "234")),
+    Reading("first", 2, "curve_and_base", "top curve and base are brighter than the rest", ("0156", ALL), REST),
+    Reading("first", 3, "right", "the right half is brighter than the left", (ALL, "345"), (ALL, "012")),
+    Reading(
+        "first", 3, "junction", "the middle junction is brighter than the rows beside it", ("3", "23"), ("24", "23")
+    ),
+    Reading("first", 4, "crossing", "the crossing of the strokes is brighter than the rest", ("34", "34"), REST),
+    Reading("first", 5, "top_bar", "the top bar is brighter than the rest", ("01", ALL), REST),
+    Reading("first", 6, "bottom_loop", "the bottom loop is brighter than the top", ("456", ALL), ("012", ALL)),
+    Reading("first", 7, "top_bar", "the top bar is brighter than the rest", ("01", ALL), REST),
+    Reading("first", 8, "junction", "the central junction is brighter than the rest", ("3", "23"), REST),
+    Reading("first", 9, "top_loop", "the top loop is brighter than the bottom", ("012", ALL), ("456", ALL)),
+    Reading("second", 0, "hollow", "the perimeter is brighter than the central 3 × 3", RING, ("234", "234")),
     Reading("second", 1, "line", "the line is column x = 3, not a neighbour", (ALL, "3"), (ALL, "24")),
     Reading("second", 1, "faint_ends", "the line is fainter at its ends", ("12345", "3"), ("06", "3")),
     Reading("second", 2, "quadrants", "top left is brighter than bottom right", ("012", "012"), ("456", "456")),
-    Reading("second", 2, "hollow", "the centre is black", REST, ("234", "234")),
+    Reading("second", 2, "hollow", "the centre is dimmer than what is around it", RING, ("234", "234")),
     Reading("second", 3, "halves", "the upper half is brighter than the lower", ("012", ALL), ("456", ALL)),
-    Reading("second", 3, "black_row", "the middle row is black", REST, ("3", ALL)),
-    Reading(
-        "second", 4, "column", "the line is column x = 2, brighter than the row y = 4", (ALL, "2"), ("4", "013456")
-    ),
+    Reading("second", 3, "black_row", "the middle row is dimmer than the rest", REST, ("3", ALL)),
+    Reading("second", 4, "column", "column x = 2 is brighter than row y = 4", (ALL, "2"), ("4", "013456")),
     Reading("second", 5, "quadrants", "top right is brighter than bottom left", ("012", "456"), ("456", "012")),
-    Reading("second", 5, "hollow", "the centre is black", REST, ("234", "234")),
+    Reading("second", 5, "hollow", "the centre is dimmer than what is around it", RING, ("234", "234")),
     Reading("second", 6, "quadrants", "bottom left is brighter than top right", ("456", "012"), ("012", "456")),
-    Reading("second", 6, "hollow", "the centre is black", REST, ("234", "234")),
-    Reading("second", 7, "column", "the line is column x = 1", (ALL, "1"), REST),
-    Reading("second", 8, "hollow", "the centre is black, the perimeter bright", REST, ("234", "234")),
+    Reading("second", 6, "hollow", "the centre is dimmer than what is around it", RING, ("234", "234")),
+    Reading("second", 7, "column", "column x = 1 is brighter than the rest", (ALL, "1"), REST),
+    Reading("second", 8, "hollow", "the perimeter is brighter than the central 3 × 3", RING, ("234", "234")),
     Reading("second", 9, "halves", "the upper half is brighter than the lower", ("012", ALL), ("456", ALL)),
-    Reading("second", 9, "black_row", "the middle row is black", REST, ("3", ALL)),
+    Reading("second", 9, "black_row", "the middle row is dimmer than the rest", REST, ("3", ALL)),
 )
-CONTRADICTIONS = {  # digit: (what the first says, what the second says); both cannot well be true
+CONTRADICTIONS = {  # digit: (what the first says, what the second says); in their strong form they exclude each other
     2: ("curve_and_base", "quadrants"),
     3: ("junction", "black_row"),
     5: ("top_bar", "quadrants"),
@@ -79,7 +80,7 @@ def masks(reading):
         np.isin(rows, [int(n) for n in region[0]]) & np.isin(columns, [int(n) for n in region[1]])
         for region in (reading.bright, reading.dark)
     )
-    return (bright if bright.any() else ~dark), (dark if dark.any() else ~bright)
+    return (bright & ~dark if bright.any() else ~dark), (dark if dark.any() else ~bright)
 
 
 def contrast(reading, maps):

@@ -189,7 +189,7 @@ def open_model(source, size, mean=0.0, std=1.0):
     model, file = (_from_callable(source), None) if CALLABLE.fullmatch(source) else _from_file(resolve(source))
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"model {source} gives a {type(model).__name__}: expected a torch.nn.Module")
-    if not isinstance(model, torch.fx.GraphModule):  # an exported program is in evaluation mode by construction
+    if not isinstance(model, torch.fx.GraphModule):  # an exported program keeps the mode that it was exported in
         model.eval()
     return Prepared(model, tuple(size), mean, std).requires_grad_(False), file
 
@@ -202,23 +202,27 @@ def check(model, name, images):
     for tensor_name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{name}: {tensor_name} holds NaN or infinite numbers: save the network again")
+    if not controls.layers(model):
+        raise CheckpointError(f"{name} has no parameters to randomise: save it without freezing it")
     for count in (2, 3):
         x = torch.as_tensor(images[:count])[:, None].requires_grad_()
         try:
-            logits = model(x)
+            logits, again = model(x), model(x)
         except Exception as error:
-            reason = str(error).strip().splitlines()
             raise CheckpointError(
-                f"{name} does not take {count} images of {x.shape[2]} × {x.shape[3]} "
-                f"({reason[-1] if reason else error!r}): set input_rows and input_columns to its size, and export "
-                "with a dynamic batch size"
+                f"{name} does not take {count} images of {x.shape[2]} × {x.shape[3]} ({_line(error)}): set input_rows "
+                "and input_columns to its size, and export with a dynamic batch size"
             ) from error
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (count, 10):
             shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise CheckpointError(f"{name} gives {shape} for {count} images: expected logits [{count}, 10]")
         if not torch.isfinite(logits).all():
             raise CheckpointError(f"{name} gives NaN or infinite logits: check input_mean and input_std")
-    if not logits.requires_grad or not torch.autograd.grad(logits.sum(), x)[0].any():
+        if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5):
+            raise CheckpointError(f"{name} gives other logits each time: call eval() before exporting it")
+        if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(count), atol=1e-4):
+            raise CheckpointError(f"{name} gives probabilities: expected logits, without the softmax at its end")
+    if not logits.requires_grad or not torch.autograd.grad(logits[:, 0].sum(), x)[0].any():
         raise CheckpointError(f"{name} has no gradient with respect to its input: save it without torch.no_grad")
 
 
@@ -227,6 +231,14 @@ def check_labels(labels):
     found = np.unique(labels)
     if not np.array_equal(found, np.arange(10)):
         raise ValueError(f"the labels are {found.tolist()}: expected the digits 0 to 9, each at least once")
+
+
+def sides(study, names, method, seed):
+    """The two `condition`s of a comparison. Raises ValueError if they are one network by one method."""
+    one, other = (condition(study, name, method, seed) for name in names)
+    if one[0] is other[0] and one[1] == other[1]:
+        raise ValueError(f"conditions {names[0]!r} and {names[1]!r} are the same network by the same method: give two")
+    return one, other
 
 
 def _files(dataset, architecture):
@@ -242,7 +254,7 @@ def _restored(architecture, size, file):
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{file} does not hold the {architecture} of this data set: {error}") from error
+        raise CheckpointError(f"{file} does not hold the {architecture} of this data set: {_line(error)}") from error
     return network.requires_grad_(False)
 
 
@@ -253,7 +265,7 @@ def _from_callable(source):
             raise ModuleNotFoundError(f"no module named {module!r}")
         return getattr(importlib.import_module(module), name)()
     except Exception as error:
-        raise CheckpointError(f"model {source} cannot be called: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"model {source} cannot be called: {type(error).__name__}: {_line(error)}") from error
 
 
 def _from_file(file):
@@ -276,6 +288,9 @@ def _from_file(file):
                 return torch.export.load(file).module(), file
             return torch.jit.load(file, map_location="cpu"), file
     except Exception as error:
-        raise CheckpointError(
-            f"model {file} cannot be opened as a saved program ({str(error).splitlines()[0]})"
-        ) from error
+        raise CheckpointError(f"model {file} cannot be opened as a saved program ({_line(error)})") from error
+
+
+def _line(error):
+    """The last line of an error's message, for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

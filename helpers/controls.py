@@ -18,11 +18,11 @@ VERDICTS = {  # (learnt, better than the ink by deletion, by insertion)
     (True, True, True): "the model",
     (True, True, False): "the model, by deletion but not by insertion",
     (True, False, True): "the model, by insertion but not by deletion",
-    (True, False, False): "learnt, but no better than the ink",
+    (True, False, False): "learnt, but not shown to be better than the ink",
     (False, True, True): "faithful, but not shown to be learnt",
     (False, True, False): "faithful by deletion, but not shown to be learnt",
     (False, False, True): "faithful by insertion, but not shown to be learnt",
-    (False, False, False): "no more than the ink",
+    (False, False, False): "not shown to be more than the ink",
 }
 POINTS = 64  # steps of a deletion curve; an image with fewer pixels loses one pixel a step
 
@@ -132,11 +132,12 @@ def null_study(model, methods, images, labels, references, networks, seed, optio
     return pd.concat(found, ignore_index=True)
 
 
-def layer_study(model, method, images, labels, seed, options):
+def layer_study(model, method, images, labels, seed, options, draws=5):
     """What becomes of the maps while the layers are randomised: cascading from the output down, and one at a time.
 
     Returns a DataFrame: randomised (number of layers from the output down, or the layer's place), how ("cascading" or
-    "independent"), layer (its name), signed and absolute (mean rank similarity with the maps of the model).
+    "independent"), layer (its name), signed and absolute (mean rank similarity with the maps of the model, over images
+    and draws of the weights), signed ± and absolute ± (standard deviation over draws).
     Source: Adebayo et al. 2018.
     """
     own = saliency.attribute(model, images, labels, method, **options)
@@ -144,19 +145,22 @@ def layer_study(model, method, images, labels, seed, options):
     for place, names in enumerate(layers(model), 1):
         above += names
         for how, chosen in (("cascading", above), ("independent", names)):
-            maps = saliency.attribute(randomise(model, seed, chosen), images, labels, method, **options)
-            similar = [_mean_similarity(f(maps), f(own)) for f in (np.asarray, np.abs)]
-            rows.append([place, how, _layer_label(model, names[0]), *similar])
-    return pd.DataFrame(rows, columns=["randomised", "how", "layer", "signed", "absolute"])
+            found = []
+            for draw in range(draws):
+                maps = saliency.attribute(randomise(model, seed + draw, chosen), images, labels, method, **options)
+                found.append([_mean_similarity(f(maps), f(own)) for f in (np.asarray, np.abs)])
+            mean, spread = np.mean(found, 0), np.std(found, 0, ddof=1)
+            rows.append([place, how, _layer_label(model, names[0]), *mean, *spread])
+    return pd.DataFrame(rows, columns=["randomised", "how", "layer", "signed", "absolute", "signed ±", "absolute ±"])
 
 
 def null_p_value(statistic, null):
     """Share of null statistics that reach a statistic, itself counted: (1 + #{null ≥ statistic}) / (N + 1).
 
     statistic: [...]. null: [N, ...]. The p-value is exact if the statistic is a draw like the others (Phipson & Smyth
-    2010); it cannot fall below 1 / (N + 1).
+    2010); it cannot fall below 1 / (N + 1). A NaN in the null counts as reaching; a NaN statistic is reached by all.
     """
-    return (1 + (np.asarray(null) >= statistic).sum(0)) / (len(null) + 1)
+    return (1 + (~(np.asarray(null) < statistic)).sum(0)) / (len(null) + 1)
 
 
 def similarity_table(maps, peers, null, images):
@@ -210,20 +214,21 @@ def faithfulness(models, images, absence, labels, maps, rng):
 def verdict_table(null, faithful, tested):
     """Every method: is what its maps show learnt, and is it more faithful than the order of the ink?
 
-    null: from `null_study`. faithful: the table of `faithfulness`. tested: whether the null has enough networks for
-    p-values. Returns a DataFrame: method, agreement (with other trained networks), learnt p (Holm over methods; NaN if
-    not tested), deletion p and insertion p, about (the answer in words).
+    null: from `null_study`. faithful: the table of `faithfulness`. tested: whether p-values were asked for. Returns a
+    DataFrame: method, agreement (with other trained networks), learnt p (Holm over methods; NaN if not tested or if the
+    null has too few networks for any p to be below 0.05), deletion p and insertion p, about (the answer in words).
     """
     pooled = null.groupby(["method", "network"])["agreement"].mean()
     table = pd.DataFrame({"method": faithful["method"]})
     table["agreement"] = [pooled[method, -1] for method in table["method"]]
     p = [null_p_value(pooled[method, -1], pooled[method].drop(-1)) for method in table["method"]]
+    tested = tested and len(p) / (null["network"].nunique()) < LEVEL
     table["learnt p"] = holm(p) if tested else np.nan
     table = table.join(faithful[["deletion p", "insertion p"]])
     answers = zip(*(table[name] < LEVEL for name in ("learnt p", "deletion p", "insertion p")), strict=True)
     table["about"] = [VERDICTS[answer] for answer in answers]
     if not tested:
-        table["about"] += " (what is learnt was not tested)"
+        table["about"] += " (whether it is learnt was not tested)"
     return table
 
 
@@ -245,15 +250,38 @@ def class_mean_draws(maps, labels, draws, rng):
     return means / means.sum((1, 2, 3), keepdims=True)
 
 
-def simultaneous_interval(estimate, draws, level=0.95):
-    """Half-widths of intervals that hold for all entries at once, from bootstrap draws: like `estimate`.
+def paired_intervals(one, other, labels, draws, rng, level=0.95):
+    """Difference of two sets of class means, and half-widths of intervals that hold for all of its cells at once.
 
-    estimate: [...]. draws: [number, ...]. Every entry gets the same multiple of its own standard error: the quantile
-    of the largest deviation among all entries, in standard errors (Westfall & Young 1993). 0 where nothing varies.
+    one, other: non-negative maps of the same images, [n, rows, columns]; each set counts in shares of its class means'
+    sum, taken as fixed. Returns (difference, half-widths), [10, rows, columns] each. All half-widths are the same
+    multiple of their cell's standard error: the quantile of the largest |t| of all cells when the two maps of every
+    image are swapped at random. If swapping changes nothing, some interval excludes 0 in 1 − level of cases (max-t test
+    of Westfall & Young 1993). labels: [n], every digit at least twice.
     """
-    error = draws.std(0)
-    off = np.abs(draws - estimate) / np.where(error, error, np.inf)
-    return np.quantile(off.reshape(len(draws), -1).max(1), level) * error
+    shares = [side / saliency.class_means(side, labels).sum() for side in (one, other)]
+    gaps = (shares[0] - shares[1]).reshape(len(labels), -1)
+    means, errors, largest = [], [], np.zeros(draws)
+    for digit in range(10):
+        own = gaps[labels == digit]
+        flips = rng.choice([-1.0, 1.0], (draws, len(own)))
+        means.append(own.mean(0))
+        errors.append(_standard_error(own, means[-1]))
+        swapped = flips @ own / len(own)
+        largest = np.maximum(largest, _ratio(np.abs(swapped), _standard_error(own, swapped)).max(1))
+    widths = np.quantile(largest, level) * np.array(errors)
+    return tuple(np.reshape(part, (10, *one.shape[1:])) for part in (means, widths))
+
+
+def _standard_error(values, mean):
+    """Standard error of means [..., cells] of values [n, cells], whose squares do not depend on their signs."""
+    count = len(values)
+    return np.sqrt(np.clip((values**2).mean(0) - mean**2, 0, None) / (count - 1))
+
+
+def _ratio(top, bottom):
+    """top / bottom, 0 where both vanish to within rounding."""
+    return np.divide(top, bottom, out=np.zeros_like(top), where=top > 1e-12)
 
 
 def _mean_similarity(maps, others):

@@ -189,13 +189,14 @@ def replacement_curves(curves, title):
 def layer_curves(table, title):
     """Similarity with the trained network's maps while layers are randomised; from the output down.
 
-    table: DataFrame with columns randomised, how, layer, signed, absolute.
+    table: DataFrame with columns randomised, how, layer, signed, absolute, and the last two with ± for their bars.
     """
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     every_axes = figure.subplots(1, 2, sharey=True)
     for axes, (how, part) in zip(every_axes, table.groupby("how", sort=False), strict=True):
         for colour, kind in zip(sns.color_palette("colorblind"), ("signed", "absolute"), strict=False):
-            axes.plot(part["randomised"], part[kind], "o-", color=colour, label=f"{kind} maps")
+            spread = {"yerr": part[f"{kind} ±"], "capsize": 2, "color": colour, "label": f"{kind} maps"}
+            axes.errorbar(part["randomised"], part[kind], fmt="o-", **spread)
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xticks(part["randomised"], part["layer"], rotation=90, fontsize="x-small")
         axes.set(

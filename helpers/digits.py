@@ -188,6 +188,8 @@ def train(model, images, labels, *, seed, epochs, patience=0, jitter=0.0, batch_
             model.eval()
             held = _loss(model, x[kept], y[kept]) if patience else np.nan
             history.append((epoch, float(np.mean(losses)), held))
+            if not np.isfinite(history[-1][1]):
+                raise ValueError(f"the loss is {history[-1][1]} in epoch {epoch}: lower learning_rate")
             if held < best[0]:
                 best = held, (epoch, copy.deepcopy(model.state_dict()))
             if patience and epoch - best[1][0] >= patience:

@@ -152,7 +152,7 @@ class DigitSaliency(Parameters):
     condition_a: Literal[CONDITIONS] = "trained"
     condition_b: Literal[CONDITIONS] = "randomised"
     null_networks: NonNegativeInt = 219
-    examples_per_digit: Annotated[int, Field(ge=2)] = 10
+    examples_per_digit: Annotated[int, Field(ge=5)] = 15
     normalisation: Literal["joint", "panel"] = "joint"
     colour_map: str = "inferno"
     colour_high: Annotated[float, Field(ge=0)] = 0.0
@@ -242,6 +242,17 @@ class DigitModels(Parameters):
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
     jobs: PositiveInt = 2
     results: str = ""
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        whole = self.model_dump(include={"datasets", "architectures", "seeds"})
+        default = {name: type(self).model_fields[name].default for name in whole}
+        if self.output == type(self).model_fields["output"].default and whole != default:
+            raise ValueError(
+                f"output is {self.output}, which notebook 03 reads, and datasets, architectures and seeds are not the "
+                "default ones that it expects: give another output"
+            )
+        return self
 
     def schedule(self):
         """What `digits.train` takes of these."""

@@ -58,24 +58,34 @@ def attribute(model, images, targets, method, **options):
     return torch.cat(parts)[:, 0].detach().numpy()
 
 
-def check_defined(model, method):
-    """Raise ValueError unless the method is defined for this network."""
+def check_defined(model, method, images=None):
+    """Raise ValueError unless the method is defined for this network.
+
+    images: [n, h, w] to try DeepLift on, whose rules need a module of its own for every step: a network that applies
+    functions, or one module twice, is told by a sum that misses the change of the logit, or by Captum's complaint.
+    """
     if method == "attention_rollout" and not isinstance(model, Transformer):
-        raise ValueError("attention_rollout needs the attention of the bundled transformer: choose another method")
+        raise ValueError(
+            'attention_rollout needs the attention of the bundled transformer: give model "transformer", or choose '
+            "another method"
+        )
     if method != "deep_lift":
         return
     if isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
-        raise ValueError(
-            "deep_lift needs a network's modules, which a saved program no longer has: choose another method"
-        )
+        raise ValueError("deep_lift needs modules, which a saved program no longer has: choose another method")
     leaves = [module for module in model.modules() if not list(module.children())]
     if unknown := [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, DEEP_LIFT_MODULES)]:
         raise ValueError(f"deep_lift has no rule for {unknown[0]}, which this network uses: choose another method")
+    if images is not None and not _deep_lift_is_complete(model, images):
+        raise ValueError(
+            "deep_lift does not account for this network's logits: it needs a module of its own for every step, "
+            "ReLU included; choose another method"
+        )
 
 
-def methods_for(model):
-    """Names of the methods that are defined for this network."""
-    return [method for method in METHODS if _is_defined(model, method)]
+def methods_for(model, images=None):
+    """Names of the methods that are defined for this network; images: see `check_defined`."""
+    return [method for method in METHODS if _is_defined(model, method, images)]
 
 
 def completeness_residual(model, images, targets, maps, baseline=0.0):
@@ -223,9 +233,19 @@ WITH_BASELINE = ("integrated_gradients", "occlusion", "deep_lift")
 COMPLETE = ("integrated_gradients", "deep_lift")
 
 
-def _is_defined(model, method):
+def _deep_lift_is_complete(model, images):
+    targets = np.zeros(len(images), dtype=int)
     try:
-        check_defined(model, method)
+        maps = attribute(model, images, targets, "deep_lift")
+    except (AssertionError, RuntimeError):  # what Captum raises of a module that is used twice
+        return False
+    residual, change = completeness_residual(model, images, targets, maps)
+    return bool((residual <= 1e-3 * (1 + np.abs(change))).all())
+
+
+def _is_defined(model, method, images):
+    try:
+        check_defined(model, method, images)
     except ValueError:
         return False
     return True

@@ -26,6 +26,10 @@ def fails():
     raise RuntimeError("as asked")
 
 
+def fails_at_length():
+    raise RuntimeError("a first line\nand\nthe last line")
+
+
 @pytest.fixture(scope="module")
 def images():
     return digits.load("digits").images[:6]
@@ -57,9 +61,9 @@ def test_the_bundled_networks_read_digits_and_the_permuted_one_does_not(dataset,
     accuracy = {name: digits.accuracy(n, data.images[held_out], data.labels[held_out]) for name, n in networks.items()}
     assert accuracy.pop("permuted_labels") < 0.2
     assert len(accuracy) == 5
-    assert min(accuracy.values()) > 0.85
+    assert min(accuracy.values()) > 0.9
     permuted = np.random.default_rng(0).permutation(data.labels[train])
-    assert digits.accuracy(networks["permuted_labels"], data.images[train], permuted) > 0.5
+    assert digits.accuracy(networks["permuted_labels"], data.images[train], permuted) > 0.4
 
 
 def test_a_broken_file_of_the_bundle_is_named(tmp_path, monkeypatch):
@@ -73,8 +77,9 @@ def test_a_broken_file_of_the_bundle_is_named(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"seed_3\.safetensors is not a readable safetensors file"):
         classifiers.bundled("digits", "cnn")
     save_file(digits.untrained("transformer", 8, 0).state_dict(), place / "seed_3.safetensors")
-    with pytest.raises(CheckpointError, match="does not hold the cnn of this data set"):
+    with pytest.raises(CheckpointError, match="does not hold the cnn of this data set") as refusal:
         classifiers.bundled("digits", "cnn")
+    assert "\n" not in str(refusal.value)
 
 
 def test_saving_replaces_a_directory_whole_with_a_card(tmp_path):
@@ -162,7 +167,7 @@ def test_pickles_are_not_loaded(tmp_path, kind):
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), r"gives \[2, 7\] for 2 images: expected logits \[2, 10\]"),
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), "does not take 2 images of 8 × 8 .* set input_rows"),
-        (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 64))), r"gives \[2, 1, 64\]"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Unflatten(1, (1, 10))), r"gives \[2, 1, 10\]"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(images, model, message):
@@ -179,11 +184,59 @@ def test_nan_and_missing_gradients_are_refused(images):
         classifiers.check(model, "mine", images)
 
     class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
         def forward(self, x):
-            return x.detach().flatten(1)[:, :10]
+            return self.linear(x.detach().flatten(1)).detach()
 
     with pytest.raises(CheckpointError, match="has no gradient with respect to its input"):
         classifiers.check(Detached(), "mine", images)
+
+
+def test_programs_that_would_mislead_are_refused(program, images):
+    """Nothing to randomise, dropout left on, a softmax at the end."""
+    source = digits.untrained("cnn", 8, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        frozen = torch.jit.freeze(torch.jit.trace(source, torch.rand(2, 1, 8, 8)))
+    with pytest.raises(CheckpointError, match="mine has no parameters to randomise"):
+        classifiers.check(frozen, "mine", images)
+    with pytest.raises(CheckpointError, match=r"gives other logits each time: call eval\(\)"):
+        classifiers.check(digits.untrained("cnn", 8, 3).train(), "mine", images)
+    with pytest.raises(CheckpointError, match="gives probabilities: expected logits"):
+        classifiers.check(nn.Sequential(source, nn.Softmax(1)), "mine", images)
+
+
+def test_deep_lift_is_tried_before_it_is_promised(images):
+    """One ReLU used twice, and a ReLU that is no module."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.three(self.relu(self.two(self.relu(self.one(x.flatten(1))))))
+
+    class Function(Twice):
+        def forward(self, x):
+            return self.three(torch.relu(self.two(torch.relu(self.one(x.flatten(1))))))
+
+    torch.manual_seed(0)
+    for model in (Twice().eval(), Function().eval()):
+        assert "deep_lift" not in saliency.methods_for(model, images[:2])
+        with pytest.raises(ValueError, match="deep_lift does not account for this network's logits"):
+            saliency.check_defined(model, "deep_lift", images[:2])
+    assert "deep_lift" in saliency.methods_for(digits.untrained("cnn", 8, 0), images[:2])
+
+
+def test_errors_of_other_peoples_code_are_cut_to_a_line():
+    with pytest.raises(CheckpointError, match="cannot be called: RuntimeError: the last line") as refusal:
+        classifiers.open_model("tests.test_classifiers:fails_at_length", (8, 8))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [*range(10), 10], [-1, *range(10)]])
@@ -203,6 +256,14 @@ def test_every_condition_of_the_schema_can_be_had_of_a_bundled_study():
             network, method = classifiers.condition(study, name, "gradient", 0)
             assert method == (name if name in saliency.METHODS else "gradient")
             assert (network is study.subject) is (name in ("trained", architecture, *saliency.METHODS))
+
+
+def test_a_network_is_not_compared_with_itself():
+    study = classifiers.study("digits")
+    for names in (("trained", "cnn"), ("gradient", "trained")):
+        with pytest.raises(ValueError, match="are the same network by the same method"):
+            classifiers.sides(study, names, "gradient", 0)
+    assert len(classifiers.sides(study, ("trained", "occlusion"), "gradient", 0)) == 2
 
 
 def test_conditions_of_ones_own_network_are_listed():

@@ -107,11 +107,11 @@ def test_similarities_and_layers_and_accuracies_are_drawn_from_their_tables():
     assert sorted(drawn) == [0.8, 0.9]
     layers = pd.DataFrame({
         "randomised": [1, 1, 2, 2], "how": ["cascading", "independent"] * 2, "layer": ["o", "o", "i", "i"],
-        "signed": [0.1, 0.2, 0.3, 0.4], "absolute": [0.5, 0.6, 0.7, 0.8],
+        "signed": [0.1, 0.2, 0.3, 0.4], "absolute": [0.5, 0.6, 0.7, 0.8], "signed ±": 0.1, "absolute ±": 0.1,
     })  # fmt: skip
     figure = digit_figures.layer_curves(layers, "t")
-    assert figure.axes[0].lines[0].get_ydata().tolist() == [0.1, 0.3]
-    assert figure.axes[1].lines[1].get_ydata().tolist() == [0.6, 0.8]
+    drawn = [[bars.lines[0].get_ydata().tolist() for bars in axes.containers] for axes in figure.axes]
+    assert drawn == [[[0.1, 0.3], [0.5, 0.7]], [[0.2, 0.4], [0.6, 0.8]]]
     accuracy = pd.DataFrame({"classifier": ["a", "a"], "split": ["s", "w"], "accuracy": [0.9, 0.8]})
     figure = digit_figures.accuracy_dots(accuracy, "t")
     assert sorted(point for dots in figure.axes[0].collections for point in dots.get_offsets()[:, 0]) == [0.8, 0.9]

@@ -1,6 +1,6 @@
 import pytest
 
-from helpers.parameters import LoraAdapters, RandomBaselines, SubspaceSimilarity
+from helpers.parameters import DigitModels, DigitSaliency, LoraAdapters, RandomBaselines, SubspaceSimilarity
 
 
 def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
@@ -38,6 +38,23 @@ def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
         (RandomBaselines, {"dimension": 12, "rank_i": 12}, "rank_i is 12 and dimension is 12: .* must be 1 … 11"),
         (RandomBaselines, {"dimension": 384, "rank_j": 400}, "rank_j is 400 and dimension is 384"),
         (RandomBaselines, {"draws": 1}, "parameter draws is 1: input should be greater than or equal to 2"),
+        (DigitSaliency, {"method": "grad_cam"}, "parameter method is 'grad_cam': input should be 'gradient'"),
+        (DigitSaliency, {"dataset": "mnist"}, "parameter dataset is 'mnist': input should be 'digits' or 'mnist5k'"),
+        (
+            DigitSaliency,
+            {"condition_b": "random"},
+            "parameter condition_b is 'random': input should be 'trained'",
+        ),
+        (DigitSaliency, {"condition_b": "trained"}, "are both 'trained': give two to compare"),
+        (DigitSaliency, {"rows": 9}, "rows is 9 and the images of digits have 8 × 8 pixels: .* rows must be 1 … 8"),
+        (DigitSaliency, {"dataset": "mnist5k", "columns": 29}, "columns must be 1 … 28"),
+        (DigitSaliency, {"columns": 0}, "parameter columns is 0: input should be greater than 0"),
+        (DigitSaliency, {"null_networks": 20}, "no p-value can fall below 0.048, nor below 0.48 once corrected"),
+        (DigitSaliency, {"examples_per_digit": 4}, "parameter examples_per_digit is 4"),
+        (DigitSaliency, {"colour_map": "infern"}, "expected a colour map of matplotlib; did you mean 'inferno'"),
+        (DigitSaliency, {"input_std": 0.0}, "parameter input_std is 0.0: input should be greater than 0"),
+        (DigitSaliency, {"input_mean": 0.1}, "describe your own model, and model is '', a bundled one"),
+        (DigitModels, {"seeds": [0]}, "which notebook 03 reads, .* give another output"),
         (LoraAdapters, {"ranks": [4, 0]}, "parameter ranks.1 is 0: input should be greater than 0"),
         (LoraAdapters, {"ranks": [4], "seeds": [0, 1]}, "as many of each"),
         (LoraAdapters, {"ranks": [4, 4], "seeds": [0, 0]}, "no pair twice"),

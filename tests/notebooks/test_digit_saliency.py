@@ -16,7 +16,7 @@ from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 
 NOTEBOOK = ROOT / "notebooks" / "03_digit_saliency.ipynb"
-QUICK = {"null_networks": 0, "examples_per_digit": 3}
+QUICK = {"null_networks": 0, "examples_per_digit": 5}
 
 
 def execute(place, **given):
@@ -38,7 +38,7 @@ def plainly():
     """The examples of a default run, the network under study, and its integrated gradients by Captum alone."""
     data = digits.load("digits")
     _, held_out = digits.hold_out(data)
-    chosen = digits.examples(data.labels, held_out, 10, np.random.default_rng([0, 1]))
+    chosen = digits.examples(data.labels, held_out, 15, np.random.default_rng([0, 1]))
     images, labels = data.images[chosen], data.labels[chosen]
     network = classifiers.bundled("digits", "cnn")["seed_0"]
     x, y = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
@@ -145,7 +145,7 @@ def test_every_method_gets_a_verdict(default):
         assert claim["statistic"] == pytest.approx(largest)
         assert claim["holds"] is (largest < 0.05)
     assert table["occlusion"]["about"] == "the model"
-    assert table["attention_rollout"]["about"] == "learnt, but no better than the ink"
+    assert table["attention_rollout"]["about"] == "learnt, but not shown to be better than the ink"
 
 
 def test_the_two_conditions_differ_by_digit(default):
@@ -156,36 +156,41 @@ def test_the_two_conditions_differ_by_digit(default):
 
 def test_the_readme_says_what_came_out(default):
     text = (ROOT / "README.md").read_text()
+    share = {"randomised copies": [], "other trained networks": []}
+    for row in rows(default, "overlap"):
+        share[row["with"]].append(100 * row["share"])
+    copies, peers = (f"{min(values):.0f} % to {max(values):.0f} %" for values in share.values())
+    assert f"copies with shuffled weights have {copies} of the picture in common with it" in text
+    assert f"other trained networks {peers}" in text
     similar = {(row["method"], row["with"]): row for row in rows(default, "similarity")}
-    copies, peers = (similar["integrated_gradients", name] for name in ("randomised copies", "other trained networks"))
-    assert f"by {copies['absolute']:.2f} with those of randomised copies" in text
-    assert f"by {peers['absolute']:.2f} with those of other trained networks" in text
-    assert f"({copies['signed']:.2f} and {peers['signed']:.2f})".replace("-", "−") in text
+    copies, peers = (similar["integrated_gradients", name]["signed"] for name in share)
+    assert f"by {copies:.2f} and {peers:.2f}".replace("-", "−") in text
     assert claims(default)["every_digit_is_learnt"]["holds"] is True
-    areas = next(row for row in rows(default, "faithfulness") if row["method"] == "integrated_gradients")
-    assert f"(area {areas['deletion']:.2f})" in text
-    assert f"the ink ({areas['deletion'] - areas['deletion − ink']:.2f})" in text
+    areas = {row["order"]: row["deletion"] for row in rows(default, "orders")}
+    assert f"(area {areas['integrated_gradients']:.2f})" in text
+    assert f"the absolute values ({areas['absolute']:.2f}) or of the ink ({areas['ink']:.2f})" in text
     assert [row["method"] for row in rows(default, "verdicts") if row["about"] == "the model"] == ["occlusion"]
     readings = rows(default, "readings")
-    holding, ink = (sum(row[name] is True for row in readings) for name in ("holds", "ink"))
-    assert f"{holding} of {len(readings)} statements hold on our maps, and {ink} hold for the mean image" in text
+    holding = [row for row in readings if row["holds"] is True]
+    both = sum(row["ink"] is True for row in holding)
+    assert f"{len(holding)} of {len(readings)} statements hold" in text
+    assert f"{both} of these hold for the mean image" in text
 
 
 def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
     running.assert_same_outputs(NOTEBOOK, default_place / "out.ipynb")
 
 
-@pytest.mark.parametrize("columns", [6, 7])
-def test_mnist(tmp_path, columns):
+def test_mnist(tmp_path):
     """28 × 28 falls into 7 × 6 and 7 × 7 whole blocks; almost nothing is cut off."""
-    result = execute(tmp_path, dataset="mnist5k", columns=columns, **QUICK)
+    result = execute(tmp_path, dataset="mnist5k", columns=7, **QUICK)
     table = {(row["method"], row["grid"]): row for row in rows(result, "peaks")}
     assert table["integrated_gradients", "7 × 7"]["mass kept"] == 1
     assert table["integrated_gradients", "7 × 6"]["mass kept"] > 0.999
     assert claims(result)["knows_digits"]["holds"] is True
     assert "every_digit_is_learnt" not in claims(result)
     assert claims(result)["integrated_gradients_is_about_the_model"]["holds"] is None
-    assert f"7 × {columns} cells" in running.shown(tmp_path / "out.ipynb")
+    assert "7 × 7 cells" in running.shown(tmp_path / "out.ipynb")
 
 
 def test_ones_own_saved_program_gives_the_same_report(tmp_path, default):
@@ -222,37 +227,27 @@ def test_other_parameters(tmp_path):
 
 def test_the_transformer_and_its_attention(tmp_path):
     given = {"model": "transformer", "method": "attention_rollout", "condition_b": "gradient"}
-    result = execute(tmp_path, **given, null_networks=99, examples_per_digit=2)
+    result = execute(tmp_path, **given, null_networks=99, examples_per_digit=5)
     assert rows(result, "verdicts")[0]["method"] == "attention_rollout"
     assert {row["method"] for row in rows(result, "verdicts")} == set(parameters.METHODS) - {"deep_lift"}
     claim = claims(result)["every_digit_is_learnt"]
     assert claim["holds"] is None  # 99 copies cannot reach 0.05 after the correction
     assert claim["statistic"] >= 0.1
+    assert claims(result)["gradient_is_about_the_model"]["holds"] is None
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
-    results = [execute(tmp_path / str(n), **QUICK, seed=seed) for n, seed in enumerate((3, 3, 4))]
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    results = [execute(tmp_path / str(n), **QUICK, seed=3) for n in range(2)]
     assert results[0]["tables"] == results[1]["tables"]
     assert results[0]["claims"] == results[1]["claims"]
-    assert results[0]["tables"]["similarity"] != results[2]["tables"]["similarity"]
 
 
 @pytest.mark.parametrize(
     ("given", "message", "cell"),
     [
-        ({"method": "grad_cam"}, "parameter method is 'grad_cam': input should be 'gradient'", "check"),
-        ({"dataset": "mnist"}, "parameter dataset is 'mnist': input should be 'digits' or 'mnist5k'", "check"),
-        (
-            {"condition_b": "random"},
-            "parameter condition_b is 'random': input should be 'trained', 'randomised'",
-            "check",
-        ),
-        ({"rows": 9}, "rows must be 1 … 8", "check"),
-        ({"columns": 0}, "parameter columns is 0", "check"),
         ({"null_networks": 20}, "no p-value can fall below 0.048", "check"),
         ({"examples_per_digit": 500}, "examples_per_digit is 500: expected at most", "load"),
         ({"method": "attention_rollout"}, "needs the attention of the bundled transformer", "load"),
-        ({"model": "no/such.pt"}, "is not a file: expected a saved program", "load"),
         ({"model": "tests.test_classifiers:mine"}, "set input_rows and input_columns", "load"),
     ],
     ids=lambda value: str(value)[:40],
