@@ -95,7 +95,9 @@ def test_readings_are_ratios_of_regions(default, plainly):
     square = strips.repeat(7, 2).reshape(10, 7, 7, 8).sum(3)
     centre = np.zeros((7, 7), dtype=bool)
     centre[2:5, 2:5] = True
-    hollow = square[8][~centre].mean() / square[8][centre].mean()
+    ring = np.zeros((7, 7), dtype=bool)
+    ring[1:6, 1:6] = True
+    hollow = square[8][ring & ~centre].mean() / square[8][centre].mean()
     assert found["second_8_hollow"]["statistic"] == pytest.approx(hollow, rel=1e-4)
     assert found["second_8_hollow"]["holds"] is False
     decided = [claim for claim in found.values() if "caption" in claim["source"] and claim["holds"] is not None]
@@ -105,11 +107,13 @@ def test_readings_are_ratios_of_regions(default, plainly):
 
 def test_deletion_is_measured_against_the_ink(default, plainly):
     images, labels, network, maps = plainly
-    own, ink = (deletion_by_hand(network, images, labels, by) for by in (maps, images))
+    own, rng = deletion_by_hand(network, images, labels, maps), np.random.default_rng(0)
+    ties = [images + 1e-4 * rng.random(images.shape) for _ in range(5)]  # equal ink falls at random
+    ink = np.mean([deletion_by_hand(network, images, labels, by) for by in ties], axis=0)
     row = next(row for row in rows(default, "faithfulness") if row["method"] == "integrated_gradients")
     assert row["deletion"] == pytest.approx(own.mean(), abs=2e-4)
-    assert row["deletion − ink"] == pytest.approx((own - ink).mean(), abs=1e-3)  # equal ink falls at random
-    assert row["deletion ±"] == pytest.approx(stats.sem(own - ink), rel=0.05)
+    assert row["deletion − ink"] == pytest.approx((own - ink).mean(), abs=4e-3)
+    assert row["deletion ±"] == pytest.approx(stats.sem(own - ink), rel=0.1)
     assert row["deletion p"] < 1e-6
 
 
@@ -186,7 +190,7 @@ def test_mnist(tmp_path):
     result = execute(tmp_path, dataset="mnist5k", columns=7, **QUICK)
     table = {(row["method"], row["grid"]): row for row in rows(result, "peaks")}
     assert table["integrated_gradients", "7 × 7"]["mass kept"] == 1
-    assert table["integrated_gradients", "7 × 6"]["mass kept"] > 0.999
+    assert table["integrated_gradients", "7 × 6"]["mass kept"] > 0.998
     assert claims(result)["knows_digits"]["holds"] is True
     assert "every_digit_is_learnt" not in claims(result)
     assert claims(result)["integrated_gradients_is_about_the_model"]["holds"] is None
