@@ -1,7 +1,6 @@
 """Weights and LoRA adapters on disk → matrices. Reads safetensors tensor by tensor; never unpickles anything."""
 
 import json
-import os
 import re
 import shlex
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from helpers import modules
+from helpers.paths import resolve
 
-ROOT = Path(__file__).resolve().parent.parent
 UNTRAINED = "untrained_A.safetensors"  # beside an adapter: its A before training
 READABLE = ("F64", "F32", "F16", "BF16")
 BLOCK = 2**18  # numbers read at a time
@@ -40,12 +39,6 @@ KNOWN_TENSOR = re.compile(r"\.lora_(A|B|embedding_[AB])\b")
 
 class CheckpointError(ValueError):
     """A weight or adapter that cannot be read, or cannot be read right; the message says what to do."""
-
-
-def resolve(path):
-    """`path` as an absolute Path; a relative one starts at the repository's root, wherever the kernel runs."""
-    # Links are not followed: a hub's cache keeps config.json beside the link.
-    return Path(os.path.abspath(ROOT / Path(path).expanduser()))  # noqa: PTH100
 
 
 def open_base(path):

@@ -15,7 +15,8 @@ from torch import nn
 
 from helpers import controls, digits, saliency
 from helpers.cards import whole_directory, write_card
-from helpers.checkpoints import CheckpointError, resolve
+from helpers.checkpoints import CheckpointError
+from helpers.paths import resolve
 
 BUNDLED = "data/digit_models"
 TRAINED = tuple(f"seed_{seed}" for seed in range(5))

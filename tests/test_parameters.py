@@ -1,6 +1,18 @@
-import pytest
+from pathlib import PurePosixPath
 
-from helpers.parameters import DigitModels, DigitSaliency, LoraAdapters, RandomBaselines, SubspaceSimilarity
+import numpy as np
+import pytest
+from papermill.translators import PythonTranslator
+
+from helpers.parameters import (
+    SCHEMAS,
+    DigitModels,
+    DigitSaliency,
+    LoraAdapters,
+    Parameters,
+    RandomBaselines,
+    SubspaceSimilarity,
+)
 
 
 def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
@@ -32,7 +44,7 @@ def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
         (SubspaceSimilarity, {"preset": "papers"}, "parameter preset is 'papers': input should be '' or 'paper'"),
         (SubspaceSimilarity, {"preset": "paper", "factor": "BA"}, 'the stand-in has an A only, use factor "A"'),
         (RandomBaselines, {"dimension": 2}, "parameter dimension is 2: input should be greater than or equal to 3"),
-        (RandomBaselines, {"dimension": 10.0}, "parameter dimension is 10.0: input should be a valid integer"),
+        (RandomBaselines, {"dimension": 10.5}, "parameter dimension is 10.5: input should be a valid integer"),
         (RandomBaselines, {"rank_i": 0}, "parameter rank_i is 0: input should be greater than 0"),
         (RandomBaselines, {"rank_j": -1}, "parameter rank_j is -1: input should be greater than 0"),
         (RandomBaselines, {"dimension": 12, "rank_i": 12}, "rank_i is 12 and dimension is 12: .* must be 1 … 11"),
@@ -90,3 +102,73 @@ def test_what_papermill_injects_is_held_against_the_schema_and_other_globals_are
     names["In"].append('# Parameters\nseed = 1\nmodul = "y"\n')
     with pytest.raises(ValueError, match="no parameter 'modul'"):
         SubspaceSimilarity.check(names)
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "read"),
+    [
+        (SubspaceSimilarity, {"adapters": "[a, 'b c']"}, ["a", "b c"]),
+        (SubspaceSimilarity, {"adapters": "('a', 'b')"}, ["a", "b"]),
+        (SubspaceSimilarity, {"adapters": ("a", PurePosixPath("b/c"))}, ["a", "b/c"]),
+        (SubspaceSimilarity, {"base": PurePosixPath("b/c")}, "b/c"),
+        (SubspaceSimilarity, {"base": "[x]"}, "[x]"),
+        (SubspaceSimilarity, {"base": "true"}, "true"),
+        (SubspaceSimilarity, {"seed": "3"}, 3),
+        (SubspaceSimilarity, {"seed": 3.0}, 3),
+        (SubspaceSimilarity, {"seed": np.int64(3)}, 3),
+        (DigitSaliency, {"input_mean": "1e-3", "model": "x"}, 0.001),
+        (DigitSaliency, {"input_mean": np.float32(0.5), "model": "x"}, 0.5),
+        (LoraAdapters, {"ranks": "[1, 2]", "seeds": [0, 0]}, [1, 2]),
+        (LoraAdapters, {"ranks": np.array([1, 2]), "seeds": [0, 0]}, [1, 2]),
+    ],
+)
+def test_what_became_text_or_another_type_on_its_way_is_read_as_meant(schema, given, read):
+    (name, *_) = given
+    found = getattr(schema.parse(given), name)
+    assert found == read
+    assert type(found) is type(read)
+
+
+class Switch(Parameters):
+    """A schema with a truth value, of which the notebooks have none."""
+
+    on: bool = False
+
+
+@pytest.mark.parametrize(("text", "read"), [("true", True), ("False", False), (np.bool_(True), True)])
+def test_truth_values_are_read_and_numbers_are_none(text, read):
+    assert Switch.parse({"on": text}).on is read
+    for wrong in ("1", "maybe", 0):
+        with pytest.raises(ValueError, match="parameter on is"):
+            Switch.parse({"on": wrong})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": "true"}, "seed is True: input should be a valid integer"),
+        ({"seed": "[1]"}, r"seed is \[1\]: input should be a valid integer"),
+        ({"seed": "three"}, "seed is 'three'"),
+        ({"seed": None}, "seed is None"),
+        ({"adapters": "[a"}, r"adapters is '\[a': expected a list, such as"),
+        ({"adapters": [1, "b"]}, r"adapters.0 is 1: input should be a valid string \(with papermill: -r instead of -p"),
+        ({"base": 2024}, "base is 2024: input should be a valid string"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        SubspaceSimilarity.parse(given)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values())
+def test_what_papermill_makes_of_a_value_is_read_as_the_value(schema):
+    """Numbers of numpy and tuples become text in the cell that papermill injects."""
+    disguises = {int: (int, np.int64, str, float), float: (float, np.float32, str), list: (list, tuple, str)}
+    whole = {name: field.default for name, field in schema.model_fields.items()}
+    for name, value in whole.items():
+        for disguise in disguises.get(type(value), (str,)):
+            injected = {}
+            exec(PythonTranslator.codify({name: disguise(value)}, "Parameters"), injected)
+            read = getattr(schema.parse(whole | {name: injected[name]}), name)
+            assert read == pytest.approx(value, rel=1e-6) if isinstance(value, float) else read == value, name
+            assert type(read) is type(value), name
