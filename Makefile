@@ -12,11 +12,12 @@ NOTEBOOKS ?= $(filter-out %.failed.ipynb,$(wildcard notebooks/*.ipynb))
 
 report: .venv/report.stamp
 	$(BIN)/python -m helpers run $(NOTEBOOKS) --out build
+	@echo "all of them: build/index.html"
 
 test: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lab: .venv/report.stamp
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/01_subspace_similarity.ipynb
@@ -37,4 +38,8 @@ clean:
 
 .venv/test.stamp: .venv/report.stamp
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,test]'
+# Without a browser the tests of the pages fail and say what to do; root on Debian is spared that.
+ifeq ($(shell which chromium chromium-browser google-chrome chrome 2>/dev/null),)
+	-[ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --no-install-recommends chromium
+endif
 	touch $@

@@ -11,7 +11,9 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,9 +21,20 @@ import pandas as pd
 from IPython.display import HTML, Image, Markdown, display
 from threadpoolctl import threadpool_info
 
-from helpers.checkpoints import ROOT, resolve
+from helpers.paths import ROOT, resolve
 
-PACKAGES = ("numpy", "scipy", "statsmodels", "torch", "safetensors", "pandas", "matplotlib")
+PACKAGES = [
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "scikit-learn",
+    "torch",
+    "captum",
+    "mlxtend",
+    "safetensors",
+    "pandas",
+    "matplotlib",
+]
 FIGURE_DPI = 144
 RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 LOWERED = str.maketrans(RAISED, "−0123456789")
@@ -73,7 +86,7 @@ class Report:
         statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
         holds = None if holds is None or (statistic is not None and math.isnan(statistic)) else bool(holds)
         claim = {"name": name, "statement": self.about + statement, "statistic": statistic, "threshold": threshold}
-        self.claims.append({**claim, "holds": holds, "source": source})
+        self.claims.append({**claim, "holds": holds, "source": source, "found": found})
         self.say(f"*Claim* ({source}): {statement} {found and f'*Found:* {found}. '}**{verdict(holds).capitalize()}.**")
 
     def table(self, name, frame, caption, shown=None):
@@ -94,11 +107,11 @@ class Report:
 
     def finish(self):
         """Show all claims and the provenance, fill in the answer, write the result file (whole, or not at all)."""
-        claims = pd.DataFrame(self.claims, columns=["holds", "statement", "statistic", "threshold", "source"])
+        claims = pd.DataFrame(self.claims, columns=["holds", "statement", "found", "statistic", "threshold", "source"])
         claims["holds"] = [verdict(value) for value in claims["holds"]]
         for name in ("statistic", "threshold"):
             claims[name] = ["–" if pd.isna(value) else f"{value:.3g}" for value in claims[name]]
-        display(HTML(_table(claims, "Every claim of this notebook", "claims")))
+        display(HTML(f"<h2>Claims</h2>{_table(claims, tally(self.claims), 'claims')}"))
         self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {_raised(finding)}" for finding in self.findings)))
         provenance = self.provenance()
         display(HTML(_provenance_list(self.parameters, provenance)))
@@ -126,6 +139,12 @@ class Report:
 def verdict(holds):
     """A claim's `holds` in words."""
     return {True: "holds", False: "does not hold", None: "undecided"}[holds]
+
+
+def tally(claims):
+    """How many of a list of claims hold, in words."""
+    counts = Counter(claim["holds"] for claim in claims)
+    return f"{counts[True]} hold, {counts[False]} do not, {counts[None]} undecided"
 
 
 def literal(text):
@@ -159,6 +178,16 @@ def write_whole(path, content):
         partial.unlink(missing_ok=True)
 
 
+def write_together(place, files):
+    """Write {name: text} into a directory. All are staged before the first is replaced; they are replaced in order."""
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=place) as staged:
+        for name, text in files.items():
+            write_whole(Path(staged, name), text)
+        for name in files:
+            Path(staged, name).replace(place / name)
+
+
 def _raised(markdown):
     """Raised digits as markup: fonts that lack some of them mix sizes, and 10⁻⁴¹ reads as 10⁻⁴."""
     return re.sub(f"[{RAISED}]+", lambda found: f"<sup>{found[0].translate(LOWERED)}</sup>", markdown)
@@ -168,7 +197,7 @@ def _table(frame, caption, kind="numbers"):
     formats = {name: _decimals(frame[name]) for name in frame.select_dtypes("float")}
     options = {"index": False, "escape": True, "border": 0, "na_rep": "–", "justify": "inherit"}
     shown = frame.rename_axis(columns=None).to_html(classes=kind, formatters=formats, **options)
-    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{shown}</figure>"
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{_raised(shown)}</figure>"
 
 
 def _decimals(column):
@@ -204,7 +233,11 @@ def _provenance_list(parameters, provenance):
         "Inputs (SHA-256)": ", ".join(f"{path} {_short(digest)}" for path, digest in provenance["inputs"].items()),
         "Run": "threads: {threads}, seconds: {seconds}, peak memory: {peak_memory_mb} MB".format(**provenance),
     }
-    return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items()) + "</dl>"
+    return (
+        "<dl class='provenance'>"
+        + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items())
+        + "</dl>"
+    )
 
 
 def _short(digest):

@@ -1,99 +1,213 @@
-"""Run a notebook without a screen, render its page, refresh the committed copy."""
+"""Run notebooks, each in a kernel of its own; tell how a run ended; refresh the committed copies."""
 
+import asyncio
 import base64
+import enum
 import hashlib
 import json
-import re
-import shutil
+import os
+import signal
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
-import latex2mathml.converter
 import nbformat
-import papermill
-from jinja2 import pass_context
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from jupyter_client import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
+from helpers import pages
 from helpers.parameters import SCHEMAS
-from helpers.report import write_whole
+from helpers.paths import ROOT
+from helpers.report import write_together, write_whole
 
-PAGE = Path(__file__).with_name("page")
-BAD_INPUT = ("ValueError", "CheckpointError", "NoSuchModule")  # their messages are whole sentences
+RESULT = "results.json"
+STARTS = 3  # tries to start a kernel; nothing else is tried again
 NOT_PART_OF_A_NOTEBOOK = ("papermill", "execution", "widgets")  # metadata with times, paths and machine names
 
 
+class Outcome(enum.IntEnum):
+    """How a run ended; the value is the exit status of the command line."""
+
+    DONE = 0
+    FAILED_CELL = 1
+    BAD_PARAMETER = 2
+    TIMED_OUT = 3
+    DEAD_KERNEL = 4
+    UNREADABLE_FILE = 5
+    KERNEL_NOT_STARTED = 6
+    NOT_WRITTEN = 7
+    INTERRUPTED = 130
+
+    def __str__(self):
+        return self.name.lower().replace("_", " ")
+
+
+# Errors of ours, by the name that a kernel tells; their messages are whole sentences.
+BLAME = {"CheckpointError": Outcome.UNREADABLE_FILE, "NoSuchModule": Outcome.BAD_PARAMETER}
+
+
 class RunFailed(Exception):
-    """A notebook did not run to its end; the message says where and what is left."""
+    """A run without result. outcome: how it ended; content: the notebook so far, or None."""
+
+    def __init__(self, outcome, message, content=None):
+        super().__init__(message)
+        self.outcome, self.content = outcome, content
+
+
+def find(name):
+    """The path of a notebook given by its path, or by the name of one in notebooks/. Raises ValueError."""
+    known = {path.stem: path for path in (ROOT / "notebooks").rglob("*.ipynb")}
+    path = Path(name)
+    if path.is_file() or str(name) not in known:
+        path = path if path.suffix else path.with_suffix(".ipynb")
+        if path.is_file():
+            return path
+        near = get_close_matches(path.stem, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"or the name of one of ours: {', '.join(sorted(known))}"
+        raise ValueError(f"{name} is not a file: expected a notebook, {hint}")
+    return known[str(name)]
+
+
+def load(notebook):
+    """An unexecuted notebook from its path. Raises RunFailed for a file that is none."""
+    try:
+        return load_notebook_node(str(notebook))
+    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        problem = str(error).splitlines()[0]
+        raise RunFailed(Outcome.UNREADABLE_FILE, f"{notebook} cannot be read as a notebook: {problem}") from error
 
 
 def check(notebook, given):
-    """Raise ValueError unless `notebook` is a file and the parameters `given` are among its own and valid."""
-    notebook = Path(notebook)
-    if not notebook.is_file():
-        raise ValueError(
-            f"{notebook} is not a file: expected a notebook, such as notebooks/01_subspace_similarity.ipynb"
-        )
-    if schema := SCHEMAS.get(notebook.stem):
-        schema.parse(given)
+    """The parameters `given` of a notebook, as its schema reads them. Raises ValueError: one sentence."""
+    if "results" in given:
+        raise ValueError("results is where the runner has the result file put: leave it out, and give --out")
+    schema = SCHEMAS.get(Path(notebook).stem)
+    return schema.parse(given).model_dump(include=set(given)) if schema else dict(given)
 
 
-def run(notebook, given, out, beside=()):
-    """Run `notebook` with the parameters `given` into OUT/NAME/{notebook.ipynb, report.html, results.json}.
+def run(notebook, given, out, **options):
+    """Run one notebook; see `run_all`. Returns its directory. Raises ValueError, RunFailed."""
+    (result,) = run_all([notebook], given, out, **options)
+    if isinstance(result, RunFailed):
+        raise result
+    return result
+
+
+def run_all(notebooks, given, out, *, jobs=1, limit=None, progress=None):
+    """Run notebooks with the parameters `given` into OUT/NAME/{notebook.ipynb, report.html, results.json}.
 
     The three appear together when the last cell has written its result file, and replace an earlier run's; a run that
-    fails leaves those alone and its own remains in OUT/NAME/failed.ipynb. Returns OUT/NAME.
-    beside: names of notebooks whose pages will stand in OUT, too; the page links to these and to those there already.
-    Raises ValueError for a bad parameter, before a kernel starts, and RunFailed.
+    fails leaves those alone and its own remains in OUT/NAME/failed.ipynb. OUT/index.html links all that are there.
+    jobs: kernels at once. limit: seconds that a run may take. progress: see `execute`; called with the name first.
+    Returns a directory or a RunFailed for each. Raises, before a kernel starts, ValueError for a bad parameter and
+    RunFailed for a file that is no notebook.
     """
-    check(notebook, given)
-    notebook, place = Path(notebook), Path(out) / Path(notebook).stem
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".run-", dir=place) as scratch:
-        executed, results = Path(scratch, "notebook.ipynb"), Path(scratch, "results.json").resolve()
-        _execute(notebook, executed, {**given, "results": str(results)}, place / "failed.ipynb")
-        if not results.is_file():
-            raise RunFailed(f"{notebook.name} ended without its result file: a cell stopped the run early")
-        pages = {*beside, *(other.parent.name for other in Path(out).glob("*/report.html"))}
-        write_whole(Path(scratch, "report.html"), page(executed, pages))
-        for name in ("notebook.ipynb", "report.html", "results.json"):
-            Path(scratch, name).replace(place / name)
-    (place / "failed.ipynb").unlink(missing_ok=True)
-    return place
+    contents = {Path(notebook).stem: load(notebook) for notebook in notebooks}
+    if len(contents) < len(notebooks):
+        raise ValueError(f"two of the notebooks have one name, and so one directory in {out}: run them apart")
+    parameters, jobs = {name: check(name, given) for name in contents}, min(jobs, len(contents))
+
+    async def one(name, content, free):
+        async with free:
+            shown = (lambda *step: progress(name, *step)) if progress else None
+            return await _into(Path(out, name), content, parameters[name], contents, limit, jobs, shown)
+
+    async def everything():
+        free = asyncio.Semaphore(jobs)
+        return await asyncio.gather(*(one(*item, free) for item in contents.items()))
+
+    results = _wait(everything())
+    pages.write_index(Path(out))
+    return results
 
 
-def page(notebook, pages=()):
-    """The HTML page of an executed notebook: one file that asks nothing of the network; its mathematics is MathML.
+async def produce(content, given, *, name, beside=(), limit=None, jobs=1, progress=None):
+    """Run a notebook and render its page: {file name: text} of the three files. Raises RunFailed.
 
-    pages: names of the notebooks to whose pages it may link, where `run` puts them; links to others become plain text.
+    beside: names of notebooks whose pages will stand beside it, for links between them. The rest: see `run_all`.
     """
-    exporter = _PageExporter(template_name=PAGE.name, extra_template_basedirs=[str(PAGE.parent)])
-    content = nbformat.read(notebook, as_version=4)
-    content.cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    title = next(
-        (line[2:] for cell in content.cells for line in cell.source.splitlines() if line.startswith("# ")),
-        Path(notebook).stem,
-    )
-    html = exporter.from_notebook_node(content, {"title": title})[0]
+    with tempfile.TemporaryDirectory(prefix="phi-and-pixels-") as scratch:
+        result = Path(scratch, RESULT)
+        given = {**given, "results": str(result)}
+        content.cells = parameterize_notebook(content, given, kernel_name="python3", language="python").cells
+        await execute(content, name=name, limit=limit, jobs=jobs, progress=progress)
+        if not result.is_file():
+            message = f"{name} ended without its result file: a cell stopped the run early"
+            raise RunFailed(Outcome.FAILED_CELL, message, content)
+        if not pages.read_result(result):
+            message = f"{name} wrote a result file without notebook and claims, or one that is no JSON"
+            raise RunFailed(Outcome.FAILED_CELL, message, content)
+        try:
+            page = await asyncio.to_thread(pages.page, content, beside, "../index.html")
+        except Exception as error:
+            message = f"{name} ran, but its page cannot be made: {type(error).__name__}: {error}"
+            raise RunFailed(Outcome.NOT_WRITTEN, message, content) from error
+        return {"notebook.ipynb": nbformat.writes(content), "report.html": page, RESULT: result.read_text()}
 
-    def link(found):
-        path, text = found.groups()
-        return f'<a href="../{path}/report.html">{text}</a>' if path in pages else text
 
-    return re.sub(r'<a href="(?!\w+:)([^"]+)\.ipynb">(.*?)</a>', link, html)
+async def execute(content, *, name, limit=None, jobs=1, progress=None):
+    """Run all cells of a notebook in a new kernel and put their outputs into it. Raises RunFailed.
+
+    name: for messages. limit: seconds from now. jobs: how many kernels share the machine's cores; a kernel's threads
+    are capped to its share, unless OMP_NUM_THREADS says otherwise. progress: called with (cells done, cells, heading).
+    """
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    progress = progress or (lambda *_: None)
+    deadline, heading, cell = asyncio.timeout(limit), "", None
+    try:
+        async with deadline, _kernel(content, name, jobs) as client:
+            for index, cell in enumerate(content.cells):
+                if cell.cell_type == "markdown" and cell.source.startswith("#"):
+                    heading = cell.source.splitlines()[0].lstrip("# ")
+                progress(index, len(content.cells), heading)
+                await client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+    except CellExecutionError as error:
+        raise RunFailed(*_blame(name, error), content) from error
+    except (DeadKernelError, TimeoutError, asyncio.CancelledError) as error:
+        # nbclient takes our cancelling for the kernel's death
+        if interrupted := asyncio.current_task().cancelling() > 0:
+            outcome, message = Outcome.INTERRUPTED, f"{name} was interrupted"
+        elif deadline.expired():
+            outcome, message = Outcome.TIMED_OUT, f"{name} took longer than {limit:g} s and was stopped"
+        else:
+            outcome, message = Outcome.DEAD_KERNEL, f"the kernel of {name} died ({error})"
+        message += f" in section “{heading}”" * bool(heading)
+        if cell and cell.cell_type == "code":
+            cell.outputs.append(nbformat.v4.new_output("error", ename="RunFailed", evalue=message, traceback=[message]))
+        if interrupted:
+            raise asyncio.CancelledError(message) from error
+        raise RunFailed(outcome, message, content) from error
+    progress(len(content.cells), len(content.cells), "")
+    drop_blank_streams(content)
 
 
-def refresh(notebook):
+def drop_blank_streams(content):
+    """Take the spaces that finished progress bars leave out of a notebook."""
+    for cell in content.cells:
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+
+
+def refresh(notebook, progress=None):
     """Run a notebook with its own parameters and put the outputs into it, without times, paths or machine names.
 
-    Its first figure is written beside it, as a PNG for the README.
+    Its first figure is written beside it, as a PNG for the README. A run that fails leaves both. Raises RunFailed.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        executed = Path(scratch, "notebook.ipynb")
-        _execute(Path(notebook), executed, {}, Path(notebook).with_suffix(".failed.ipynb"))
-        content = nbformat.read(executed, as_version=4)
+    notebook = Path(notebook)
+    try:
+        content = load(notebook)
+        _wait(execute(content, name=notebook.stem, progress=progress))
+    except RunFailed as failure:
+        raise _kept(failure, notebook.with_suffix(".failed.ipynb")) from failure
     if figure := first_figure(content):
-        write_whole(Path(notebook).with_suffix(".png"), figure)
+        write_whole(notebook.with_suffix(".png"), figure)
     write_whole(notebook, clean(content))
 
 
@@ -101,8 +215,6 @@ def clean(content):
     """Text of an executed notebook, fit to be committed: see `refresh`. Its metadata records the `source_digest`."""
     content.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for cell in content.cells:
-        if "outputs" in cell:  # a progress bar that is done leaves spaces
-            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
         cell.metadata = {
             key: value for key, value in cell.metadata.items() if key not in NOT_PART_OF_A_NOTEBOOK and value
         }
@@ -123,27 +235,100 @@ def source_digest(content):
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
-def _execute(notebook, executed, given, remains):
+def _wait(work):
+    """Run a coroutine to its end; within Jupyter, whose loop is running already, in another thread."""
     try:
-        papermill.execute_notebook(notebook, executed, given, kernel_name="python3", coalesce_streams=True)
-    except papermill.PapermillExecutionError as error:
-        shutil.copyfile(executed, remains)
-        kind = "" if error.ename in BAD_INPUT else f"{error.ename}: "
-        older = "; the report beside it is an earlier run's" if remains.with_name("report.html").exists() else ""
-        raise RunFailed(f"{notebook.name}: {kind}{error.evalue} (the notebook so far: {remains}{older})") from error
-    except RuntimeError as error:
-        raise RunFailed(f"{notebook.name}: its kernel died ({error})") from error
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(asyncio.run, work).result()
 
 
-class _MathRenderer(IPythonRenderer):
-    def block_math(self, body):
-        return latex2mathml.converter.convert(body, display="block")
+async def _into(place, content, given, names, limit, jobs, progress):
+    """Produce the three files in a directory; a RunFailed is returned, so that it does not stop the other runs."""
+    beside = {*names, *(other.parent.name for other in place.parent.glob(f"*/{RESULT}"))}
+    options = {"beside": beside, "limit": limit, "jobs": jobs, "progress": progress}
+    try:
+        files = await produce(content, given, name=place.name, **options)
+    except RunFailed as failure:
+        return _kept(failure, place / "failed.ipynb")
+    except asyncio.CancelledError:
+        _kept(RunFailed(Outcome.INTERRUPTED, "", content), place / "failed.ipynb")
+        raise
+    try:
+        write_together(place, files)
+        (place / "failed.ipynb").unlink(missing_ok=True)
+    except OSError as error:
+        return RunFailed(Outcome.NOT_WRITTEN, f"{place.name} ran, but {place} cannot be written: {error.strerror}")
+    return place
 
-    def inline_math(self, body):
-        return latex2mathml.converter.convert(body)
+
+def _kept(failure, place):
+    """The failure, its message saying where the notebook so far lies."""
+    if failure.content is None:
+        return failure
+    older = "; the report beside it is an earlier run's" if place.with_name("report.html").exists() else ""
+    try:
+        write_whole(place, nbformat.writes(failure.content))
+        rest = f"the notebook so far: {place}{older}"
+    except OSError as error:
+        rest = f"the notebook so far could not be written to {place}: {error.strerror}"
+    return RunFailed(failure.outcome, f"{failure} ({rest})")
 
 
-class _PageExporter(HTMLExporter):
-    @pass_context
-    def markdown2html(self, context, source):
-        return MarkdownWithMath(renderer=_MathRenderer(escape=False)).render(source)
+def _blame(name, error):
+    value = " ".join(error.evalue.split())
+    if error.ename == "SystemExit":
+        return Outcome.FAILED_CELL, f"{name}: a cell ended the run (SystemExit: {value})"
+    if error.ename in BLAME or error.ename == "ValueError":
+        return BLAME.get(error.ename, Outcome.FAILED_CELL), f"{name}: {value}"
+    return Outcome.FAILED_CELL, f"{name}: {error.ename}: {value}"
+
+
+@asynccontextmanager
+async def _kernel(content, name, jobs):
+    """A client of a new kernel, which is gone afterwards with all that it started."""
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
+    with tempfile.TemporaryDirectory(prefix="phi-and-pixels-") as scratch:
+        client = await _start(content, name, environment, scratch)
+        try:
+            yield client
+        except DeadKernelError as error:
+            raise DeadKernelError(_last_word(await client.km.provisioner.poll())) from error
+        finally:
+            await _stop(client)
+
+
+async def _start(content, name, environment, scratch):
+    for left in reversed(range(STARTS)):
+        # sockets in the file system: processes that start kernels at the same time race for ports
+        file = str(Path(scratch, f"{left}.json"))
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=file)
+        client = NotebookClient(content, km=kernel, coalesce_streams=True)
+        client.reset_execution_trackers()
+        try:
+            await client.async_start_new_kernel(env=environment)
+            await client.async_start_new_kernel_client()
+            return client
+        except Exception as error:
+            await _stop(client)
+            if not left:
+                message = f"the kernel of {name} did not start, {STARTS} times over: {error}"
+                raise RunFailed(Outcome.KERNEL_NOT_STARTED, message) from error
+        except asyncio.CancelledError:
+            await _stop(client)
+            raise
+
+
+async def _stop(client):
+    if client.kc:
+        client.kc.stop_channels()
+    if client.km and client.km.has_kernel:
+        await client.km.shutdown_kernel(now=True)
+
+
+def _last_word(status):
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    return f"{signal.Signals(-status).name}{', out of memory?' if -status == signal.SIGKILL else ''}"
