@@ -1,18 +1,17 @@
 """`make bench`: speeds as ratios against the alternative, in the same run. Nothing here is asserted."""
 
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import papermill
 import torch
 from captum.attr import IntegratedGradients
 from scipy import stats
 
-from helpers import chance, classifiers, controls, digits, saliency, subspace
-from helpers.checkpoints import ROOT
+from helpers import chance, classifiers, controls, digits, run, saliency, subspace, sweep
+from helpers.paths import ROOT
 
 
 def best(action, repeats=5):
@@ -104,25 +103,33 @@ def main():
     copies = [controls.randomise(network, seed) for seed in range(99)]
     attributions("the same, null of 99 networks, 30 images", copies, data.images[:30], data.labels[:30], 3)
 
-    for name, given in (
-        ("01_subspace_similarity", ()),
-        ("01_subspace_similarity", ("-p", "preset", "paper")),
-        ("02_random_baselines", ()),
-        ("03_digit_saliency", ()),
-    ):
-        with tempfile.TemporaryDirectory() as place:
-            notebook = str(ROOT / "notebooks" / f"{name}.ipynb")
-            command = [
-                sys.executable,
-                "-m",
-                "papermill",
-                "--no-progress-bar",
-                notebook,
-                str(Path(place, "out.ipynb")),
-                *given,
-            ]
-            seconds = best(lambda command=command: subprocess.run(command, check=True, capture_output=True), 2)
-        print(f"notebook {' '.join([name, *given])} under papermill, kernel start included: {seconds:.1f} s")
+    runner()
+
+
+def runner():
+    """The runner against bare papermill, kernels at once against one after another, and sweeps."""
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    with tempfile.TemporaryDirectory() as place:
+        one, out = ROOT / "notebooks" / "02_random_baselines.ipynb", Path(place)
+        bare = {"kernel_name": "python3", "progress_bar": False}
+        theirs = best(
+            lambda: papermill.execute_notebook(one, out / "bare.ipynb", {"results": str(out / "r")}, **bare), 3
+        )
+        show(
+            "notebook 02 by the runner, with its page    ",
+            best(lambda: run.run(one, {}, out), 3),
+            theirs,
+            "bare papermill",
+        )
+        alone = best(lambda: run.run_all(notebooks, {}, out, jobs=1), 1)
+        together = best(lambda: run.run_all(notebooks, {}, out, jobs=2), 1)
+        show("all notebooks, two kernels at once           ", together, alone, "one after another")
+        times = []
+        for jobs in (1, 2):
+            parameters = sweep.grid(one, {"draws": 200, "rank_j": 4}, {"dimension": [64, 96], "rank_i": [8, 12]})
+            times.append(best(lambda p=parameters, n=jobs: sweep.sweep(one, p, out / f"sweep-{n}", jobs=n), 1))
+        show("sweep of four runs, two at once              ", times[1], times[0], "one after another")
+        print(f"efficiency of the sweep at 2 kernels: {times[0] / times[1] / 2:.0%}")
 
 
 if __name__ == "__main__":

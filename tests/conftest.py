@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: tests ask nothing of the network
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers.checkpoints import ROOT
+from helpers.__main__ import main
+from helpers.paths import ROOT
 
 MODULE = "encoder.layer.0.attention.self.query"
 
@@ -57,6 +59,19 @@ def make_adapter(tmp_path, rng):
         return place
 
     return make
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run the command line in this process: (exit status, standard output, the last line of standard error)."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run_it(*words):
+        status = main(list(map(str, words)))
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err.splitlines()[-1] if shown.err else ""
+
+    return run_it
 
 
 def _tensor(array):

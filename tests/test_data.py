@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
 
 CARDS = sorted((ROOT / "data").rglob("README.md"))
 

@@ -12,11 +12,16 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
-IMPORT_NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "IPython": "ipython"}
+CONDA_NAMES = {
+    "jupyter-client": "jupyter_client",
+    "matplotlib": "matplotlib-base",
+    "seaborn": "seaborn-base",
+    "torch": "pytorch",
+}
+IMPORT_NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "IPython": "ipython", "bs4": "beautifulsoup4"}
 
 
 def requirements(*extras):

@@ -43,6 +43,7 @@ def test_result_file_holds_everything_and_appears_with_the_last_cell(tmp_path, s
     assert [claim["holds"] for claim in content["claims"]] == [True, None, None]
     assert content["claims"][0] == {
         "name": "one", "statement": "It is so.", "statistic": 2.5, "threshold": 2.0, "holds": True, "source": "a paper",
+        "found": "",
     }  # fmt: skip
     assert content["claims"][1]["statistic"] is None
     assert content["tables"]["t"] == {"columns": ["k", "z"], "rows": [[1, 0.5], [2, None]]}
@@ -50,6 +51,45 @@ def test_result_file_holds_everything_and_appears_with_the_last_cell(tmp_path, s
     answer = next(text for kind, text in shown if kind == "answer")
     assert answer.endswith("\n- the answer\n- found")
     assert list(place.parent.iterdir()) == [place]
+
+
+def test_pandas_reads_a_result_file(tmp_path, shown):
+    run = Report("name", {}, str(tmp_path / "r.json"))
+    run.claim("one", "So.", statistic=2.5, threshold=2, holds=True, source="here", found="2.5 of it")
+    frame = pd.DataFrame({"k": [1, 2], "z": [0.5, np.nan], "name": ["a", "b"]})
+    run.table("t", frame, "caption")
+    run.finish()
+    found = pd.read_json(tmp_path / "r.json", typ="series")
+    table = found["tables"]["t"]
+    pd.testing.assert_frame_equal(pd.DataFrame(table["rows"], columns=table["columns"]), frame)
+    assert pd.DataFrame(found["claims"]).loc[0, ["holds", "found"]].tolist() == [True, "2.5 of it"]
+
+
+def test_claims_are_tallied_and_shown_with_what_was_found(shown):
+    run = Report("name", {})
+    for holds in (True, False, False, None):
+        run.claim("c", "<b>So.", statistic=1, threshold=0, holds=holds, source="here", found="1 <i>")
+    run.finish()
+    table = next(content.data for kind, content in shown if kind == "HTML" and "<h2>Claims" in content.data)
+    assert "1 hold, 2 do not, 1 undecided" in table
+    assert table.count("<td>1 &lt;i&gt;</td>") == 4
+    assert "<b>" not in table
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+    report.write_together(tmp_path, {"a": "old", "b": "old"})
+    written = []
+
+    def fail(path, content):
+        written.append(path.name)
+        if path.name == "b":
+            raise OSError("disk full")
+
+    monkeypatch.setattr(report, "write_whole", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_together(tmp_path, {"a": "new", "b": "new"})
+    assert written == ["a", "b"]
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "old", "b": "old"}
 
 
 def test_no_path_no_file(tmp_path, shown, monkeypatch):

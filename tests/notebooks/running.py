@@ -6,15 +6,26 @@ import re
 import nbformat
 import numpy as np
 import papermill
+from jupyter_client import AsyncKernelManager
+from traitlets import CaselessStrEnum
 
 NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+class WithoutPorts(AsyncKernelManager):
+    """A kernel behind sockets in the file system: test processes that start kernels at once race for ports."""
+
+    transport = CaselessStrEnum(["tcp", "ipc"], default_value="ipc")
+
+
+QUIETLY = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": WithoutPorts}
 
 
 def execute(notebook, place, **given):
     """Run a notebook with parameters into a directory, and return its result file."""
     place.mkdir(exist_ok=True)
     given["results"] = str(place / "results.json")
-    papermill.execute_notebook(notebook, place / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(notebook, place / "out.ipynb", given, **QUIETLY)
     return json.loads((place / "results.json").read_text())
 
 

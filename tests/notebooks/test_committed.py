@@ -1,14 +1,16 @@
 """The committed notebooks read as reports: executed, not stale, and free of this or that machine."""
 
 import re
+import subprocess
+import sys
 
 import nbformat
 import papermill
 import pytest
 
 from helpers import run
-from helpers.checkpoints import ROOT
 from helpers.parameters import SCHEMAS
+from helpers.paths import ROOT
 from helpers.report import file_hash
 
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -79,6 +81,14 @@ def test_papermill_sees_every_parameter_with_its_help_and_the_schemas_default(pa
     for name, parameter in found.items():
         assert parameter["help"], name
         assert eval(parameter["default"]) == schema.model_fields[name].default, name
+        assert parameter["help"] == schema.model_fields[name].description, name
+    told = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", str(path)], capture_output=True, text=True, check=True
+    )
+    shown = re.sub(r"\s+", " ", told.stdout)
+    for parameter in found.values():
+        line = "{name}: {inferred_type_name} (default {default}) {help}".format(**parameter)
+        assert line in shown
 
 
 def test_the_picture_beside_a_notebook_is_its_first_figure(path):

