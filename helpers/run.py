@@ -253,6 +253,8 @@ async def _into(place, content, given, names, limit, jobs, progress):
         files = await produce(content, given, name=place.name, **options)
     except RunFailed as failure:
         return _kept(failure, place / "failed.ipynb")
+    except OSError as error:  # of the place for temporary files
+        return RunFailed(Outcome.NOT_WRITTEN, f"{place.name}: {error}")
     except asyncio.CancelledError:
         _kept(RunFailed(Outcome.INTERRUPTED, "", content), place / "failed.ipynb")
         raise
