@@ -2,20 +2,24 @@
 
 import json
 import re
+import tempfile
+import uuid
+from pathlib import Path
 
 import nbformat
 import numpy as np
 import papermill
 from jupyter_client import AsyncKernelManager
-from traitlets import CaselessStrEnum
 
 NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 class WithoutPorts(AsyncKernelManager):
-    """A kernel behind sockets in the file system: test processes that start kernels at once race for ports."""
+    """A kernel behind sockets in the file system, with names of its own: kernels that start at once race for ports."""
 
-    transport = CaselessStrEnum(["tcp", "ipc"], default_value="ipc")
+    def __init__(self, **settings):
+        place = Path(tempfile.gettempdir()) / f"kernel-{uuid.uuid4()}.json"
+        super().__init__(transport="ipc", connection_file=str(place), **settings)
 
 
 QUIETLY = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": WithoutPorts}
