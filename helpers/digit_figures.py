@@ -35,7 +35,7 @@ def ten_maps(maps, title, bar_label, colours="inferno", high=0.0):
     for digit, (axes, panel) in enumerate(zip(every_axes.flat, maps, strict=True)):
         image = axes.imshow(panel, cmap=colours, vmin=0, vmax=high or maps.max(), interpolation="nearest")
         axes.set_title(str(digit), fontsize="medium")
-        _number_cells(axes, panel.shape)
+        number_cells(axes, panel.shape)
     bar = figure.colorbar(image, ax=every_axes, extend=_extend(maps.max(), high), fraction=0.05)
     bar.set_label(bar_label)
     set_title(figure, title)
@@ -60,7 +60,7 @@ def comparison(one, other, half_widths, names, title, colours="inferno", high=0.
         row[2].plot(across, down, "o", color="black", markersize=2.5)
         row[0].set_ylabel(str(digit), rotation=0, labelpad=12)
         for axes in row:
-            _number_cells(axes, one[digit].shape, labelleft=axes is row[0], labelbottom=digit == 9)
+            number_cells(axes, one[digit].shape, labelleft=axes is row[0], labelbottom=digit == 9)
     for axes, name in zip(every_axes[0], (*names, "difference"), strict=True):
         axes.set_title(name, fontsize="medium")
     bars = {"location": "bottom", "fraction": 0.02, "pad": 0.01}
@@ -83,7 +83,7 @@ def contested(maps, title, bar_label, colours="inferno"):
         for axes, (digit, panel) in zip(row, panels.items(), strict=True):
             image = axes.imshow(panel, cmap=colours, vmin=0, vmax=high, interpolation="nearest")
             axes.set_title(str(digit), fontsize="medium")
-            _number_cells(axes, panel.shape)
+            number_cells(axes, panel.shape)
         row[0].set_ylabel(grid)
     figure.colorbar(image, ax=every_axes, fraction=0.03).set_label(bar_label)
     set_title(figure, title)
@@ -211,7 +211,7 @@ def layer_curves(table, title):
     return figure
 
 
-def _number_cells(axes, shape, **labels):
+def number_cells(axes, shape, **labels):
     """Cell numbers from 0 along both axes; the first and every few of larger grids. labels: which to write."""
     rows, columns = shape
     axes.set_xticks(range(0, columns, 1 + columns // 10))

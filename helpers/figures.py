@@ -121,13 +121,13 @@ def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=Non
         axes.set_xlabel("$j$")
     low, high = colour_limits
     if not high:
-        low, high = _range(panels.values() if chance is None else [*panels.values(), chance])
+        low, high = value_range(panels.values() if chance is None else [*panels.values(), chance])
     bar = _heat_row(figure, every_axes[0], panels.values(), first_i, "rocket", low, high)
     bar.set_label(r"$\phi$: mean $\cos^2$ of the principal angles")
     if chance is not None:
         _mark_chance(bar.ax, np.min(chance), np.max(chance))
     for row, (label, grids) in zip(every_axes[1:], rows_below.items(), strict=True):
-        most = max(np.abs(_range(grids))) or 1.0
+        most = max(np.abs(value_range(grids))) or 1.0
         _heat_row(figure, row, grids, first_i, "vlag", -most, most).set_label(label)
     set_title(figure, title)
     return figure
@@ -316,6 +316,19 @@ def set_title(figure, title):
     figure.suptitle(textwrap.fill(kept, round(10 * figure.get_figwidth())), fontsize="large")
 
 
+def value_range(grids):
+    """Least and greatest finite value of some arrays; (0, 0) if there is none."""
+    values = np.concatenate([np.ravel(grid) for grid in grids])
+    values = values[np.isfinite(values)]
+    return (values.min(), values.max()) if values.size else (0.0, 0.0)
+
+
+def number_axes(axes, first_i, rows, columns):
+    """Ticks of a grid over i (down, from first_i) and j (across, from 1), the ends among them."""
+    axes.set_xticks(_round_ticks(columns))
+    axes.set_yticks(np.unique(np.linspace(first_i, first_i + rows - 1, 8).round().astype(int)))
+
+
 def _adapter_symbol(factor, name):
     stem = "A" if factor == "A" else r"\Delta W"
     rank, primes = name.removeprefix("r = ").rstrip(PRIME), "'" * name.count(PRIME)
@@ -330,19 +343,12 @@ def _heat_row(figure, every_axes, grids, first_i, colours, low, high):
         image = axes.imshow(
             grid, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest", extent=extent
         )
-        axes.set_xticks(_round_ticks(columns))
-        axes.set_yticks(np.unique(np.linspace(first_i, first_i + rows - 1, 8).round().astype(int)))
+        number_axes(axes, first_i, rows, columns)
     return figure.colorbar(image, ax=every_axes, extend=_clipped(grids, low, high), fraction=0.08, pad=0.01)
 
 
-def _range(grids):
-    values = np.concatenate([np.ravel(grid) for grid in grids])
-    values = values[np.isfinite(values)]
-    return (values.min(), values.max()) if values.size else (0.0, 0.0)
-
-
 def _clipped(grids, low, high):
-    least, most = _range(grids)
+    least, most = value_range(grids)
     ends = (["min"] if least < low else []) + (["max"] if most > high else [])
     return "both" if len(ends) == 2 else (ends or ["neither"])[0]
 

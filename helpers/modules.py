@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 
 # What projections of attention are called in common architectures.
 ROLES = {
@@ -71,6 +72,22 @@ def every_layer(module, names):
         return {0: module}
     pattern = re.compile(r"\.".join(r"(\d+)" if n == place else re.escape(part) for n, part in enumerate(parts)))
     return dict(sorted((int(match[1]), match[0]) for match in map(pattern.fullmatch, names) if match))
+
+
+def by_layer(names):
+    """{(layer, projection): name}: the first number in a name, 0 without one, and the name's last part.
+
+    Where several end alike, the projection is the whole name without that number.
+    """
+    places = {}
+    for name in names:
+        parts = name.split(".")
+        number = next((part for part in parts if part.isdigit()), None)
+        if number:
+            parts.remove(number)
+        places[name] = int(number or 0), ".".join(parts)
+    alike = Counter(_last(stem) for stem in {stem for _, stem in places.values()})
+    return {(layer, _last(stem) if alike[_last(stem)] == 1 else stem): name for name, (layer, stem) in places.items()}
 
 
 def _has(holder, module):

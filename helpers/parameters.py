@@ -110,6 +110,12 @@ class SubspaceSimilarity(Parameters):
     """upper end of the headline's colour scale (both 0: the range of the panels)"""
     preset: Literal["", "paper"] = ""
     """paper: the published figure from a synthetic stand-in, in place of base and adapters (empty: none)"""
+    quantity: Literal["phi", "excess", "z"] = "phi"
+    """what the explorer shows: phi, excess (φ less its chance) or z"""
+    read_i: NonNegativeInt = 0
+    """row that the explorer reads in numbers, within those shown (0: first_i)"""
+    read_j: NonNegativeInt = 0
+    """column that the explorer reads in numbers, within those shown (0: 4, or the last that all have)"""
     seed: NonNegativeInt = 0
     """seed of the random panels"""
     results: str = ""
@@ -208,6 +214,12 @@ class DigitSaliency(Parameters):
     """any of matplotlib; hot is that of the published picture"""
     colour_high: Annotated[float, Field(ge=0)] = 0.0
     """top of the colour bar (0: 0.014 as published where that suits, else the largest value)"""
+    digit: Annotated[int, Field(ge=0, le=9)] = 3
+    """digit that the explorer shows"""
+    example: NonNegativeInt = 0
+    """which of its examples, from 0"""
+    randomised_layers: NonNegativeInt = 1
+    """layers that the explorer shuffles, the output first (more than there are: all)"""
     seed: NonNegativeInt = 0
     """seed of examples, randomised networks and resampling"""
     results: str = ""
@@ -237,6 +249,11 @@ class DigitSaliency(Parameters):
                 f"null_networks is {self.null_networks}, with which no p-value can fall below {least:.3f}, nor below "
                 f"{min(10 * least, 1):.2f} once corrected for ten digits: give {LEAST_NULL_NETWORKS} or more, 200 or "
                 "more to get below 0.05 after correction, or 0 for no p-values"
+            )
+        if self.example >= self.examples_per_digit:
+            raise ValueError(
+                f"example is {self.example} and examples_per_digit is {self.examples_per_digit}: "
+                f"example must be 0 … {self.examples_per_digit - 1}"
             )
         if self.condition_a == self.condition_b:
             raise ValueError(f"condition_a and condition_b are both {self.condition_a!r}: give two to compare")

@@ -21,7 +21,13 @@ CONDA_NAMES = {
     "seaborn": "seaborn-base",
     "torch": "pytorch",
 }
-IMPORT_NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "IPython": "ipython", "bs4": "beautifulsoup4"}
+IMPORT_NAMES = {
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "IPython": "ipython",
+    "bs4": "beautifulsoup4",
+    "PIL": "pillow",
+}
 
 
 def requirements(*extras):
