@@ -5,7 +5,8 @@ import hashlib
 import html
 import json
 import re
-from copy import copy
+import secrets
+from copy import copy, deepcopy
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
+from helpers.explore import FEW, LINE, MIME, Frozen
 from helpers.report import tally, write_whole
 
 TEMPLATES = Path(__file__).with_name("page")
@@ -59,11 +61,14 @@ MATHML_ATTRIBUTES = {
 def page(content, beside=(), index=""):
     """The page of an executed notebook, as text. Markup in it is cleaned: no script, style or form gets through.
 
+    The one script, which the page's policy names by its hash, is ours and moves the sliders of explorers.
+
     beside: names of the notebooks to whose pages, in directories beside its own, it may link; links to others become
     plain text. index: where the index of the reports is, from the page; empty: nowhere.
     """
     content = copy(content)
     content.cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    explorers = _take_explorers(content)
     shown = Config({"NbConvertBase": {"display_data_priority": SHOWN}})
     exporter = _CellsExporter(shown, template_name=TEMPLATES.name, extra_template_basedirs=[str(TEMPLATES.parent)])
     soup = BeautifulSoup(clean(exporter.from_notebook_node(content)[0]), "html.parser")
@@ -73,6 +78,8 @@ def page(content, beside=(), index=""):
             link["href"] = f"../{name}/report.html"
         else:
             link.unwrap()
+    for place in explorers:  # they bring boxes of their own
+        del soup.find("p", string=place).find_parent(class_="output_html")["class"]
     for box in soup.find_all(_may_scroll):
         box.attrs |= {"tabindex": "0", "role": "group", "aria-label": _label(box)}
     for cell in soup.find_all("th"):
@@ -84,8 +91,11 @@ def page(content, beside=(), index=""):
         heading["id"] = f"{len(headings) + 1}-{slug}"
         headings.append((heading["id"], heading.get_text()))
     provenance = [part.extract() for part in soup.find_all("dl", class_="provenance")]
-    parts = {"headings": headings, "index": index, "body": soup, "provenance": provenance}
-    return _framed("report.html.j2", title=title, **parts)
+    body = str(soup)
+    for place, explorer in explorers.items():
+        body = body.replace(f"<p>{place}</p>", explorer)
+    parts = {"headings": headings, "index": index, "body": body, "provenance": provenance}
+    return _framed("report.html.j2", title=title, script=explorers and _read("explorer.js"), **parts)
 
 
 def read_result(file):
@@ -166,11 +176,49 @@ def _label(box):
     return "Code" if box.find_parent("details") else "Output"
 
 
+def _take_explorers(content):
+    """Put a place, which no notebook can know, where an output has frames of an explorer: {place: its HTML}."""
+    content.cells, explorers = list(content.cells), {}
+    for index, cell in enumerate(content.cells):
+        for number, output in enumerate(cell.get("outputs", [])):
+            if MIME not in output.get("data", {}) or not (explorer := _explorer(output, len(explorers))):
+                continue
+            explorers[place := secrets.token_hex()] = explorer
+            content.cells[index] = cell = deepcopy(cell)
+            cell.outputs[number].data = {"text/html": f"<p>{place}</p>"}
+            cell.outputs = [each for each in cell.outputs if not each.get("metadata", {}).get(LINE)]
+    return explorers
+
+
+def _explorer(output, number):
+    """The HTML of an explorer; None for data that are not of its form, of which the figure is shown then."""
+    try:
+        frozen = Frozen.model_validate(output.data[MIME]).model_dump()
+        about = dict(output.metadata["image/png"])
+        parts = {"picture": str(output.data["image/png"]), "line": output.data["text/plain"]}
+    except (KeyError, TypeError, ValueError):
+        return None
+    parts |= {"alt": about.get("alt", ""), "width": about.get("width", ""), "frozen": frozen, "few": FEW}
+    return _rendered("explorer.html.j2", id=f"explorer-{number}", **parts)
+
+
 def _framed(template, **content):
-    style = (TEMPLATES / "page.css").read_text()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return _rendered(template, style=_read("page.css"), **content)
+
+
+def _rendered(template, **content):
     templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return templates.get_template(template).render(style=style, style_digest=digest, **content)
+    templates.filters["digest"] = _digest
+    return templates.get_template(template).render(**content)
+
+
+def _read(name):
+    return (TEMPLATES / name).read_text()
+
+
+def _digest(text):
+    """As a content security policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _mathml(formula, **options):

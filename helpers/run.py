@@ -20,7 +20,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from helpers import pages
+from helpers import explore, pages
 from helpers.parameters import SCHEMAS
 from helpers.paths import ROOT
 from helpers.report import write_together, write_whole
@@ -126,16 +126,17 @@ def run_all(notebooks, given, out, *, jobs=1, limit=None, progress=None):
     return results
 
 
-async def produce(content, given, *, name, beside=(), limit=None, jobs=1, progress=None):
+async def produce(content, given, *, name, beside=(), sliders=False, limit=None, jobs=1, progress=None):
     """Run a notebook and render its page: {file name: text} of the three files. Raises RunFailed.
 
-    beside: names of notebooks whose pages will stand beside it, for links between them. The rest: see `run_all`.
+    beside: names of notebooks whose pages will stand beside it, for links between them. sliders: whether the page's
+    explorers can be moved, which takes seconds and megabytes. The rest: see `run_all`.
     """
     with tempfile.TemporaryDirectory(prefix="phi-and-pixels-") as scratch:
         result = Path(scratch, RESULT)
         given = {**given, "results": str(result)}
         content.cells = parameterize_notebook(content, given, kernel_name="python3", language="python").cells
-        await execute(content, name=name, limit=limit, jobs=jobs, progress=progress)
+        await execute(content, name=name, sliders=sliders, limit=limit, jobs=jobs, progress=progress)
         if not result.is_file():
             message = f"{name} ended without its result file: a cell stopped the run early"
             raise RunFailed(Outcome.FAILED_CELL, message, content)
@@ -150,11 +151,12 @@ async def produce(content, given, *, name, beside=(), limit=None, jobs=1, progre
         return {"notebook.ipynb": nbformat.writes(content), "report.html": page, RESULT: result.read_text()}
 
 
-async def execute(content, *, name, limit=None, jobs=1, progress=None):
+async def execute(content, *, name, sliders=False, limit=None, jobs=1, progress=None):
     """Run all cells of a notebook in a new kernel and put their outputs into it. Raises RunFailed.
 
     name: for messages. limit: seconds from now. jobs: how many kernels share the machine's cores; a kernel's threads
     are capped to its share, unless OMP_NUM_THREADS says otherwise. progress: called with (cells done, cells, heading).
+    sliders: as in `produce`.
     """
     for cell in content.cells:
         if cell.cell_type == "code":
@@ -162,7 +164,7 @@ async def execute(content, *, name, limit=None, jobs=1, progress=None):
     progress = progress or (lambda *_: None)
     deadline, heading, cell = asyncio.timeout(limit), "", None
     try:
-        async with deadline, _kernel(content, name, jobs) as client:
+        async with deadline, _kernel(content, name, jobs, sliders) as client:
             for index, cell in enumerate(content.cells):
                 if cell.cell_type == "markdown" and cell.source.startswith("#"):
                     heading = cell.source.splitlines()[0].lstrip("# ")
@@ -248,7 +250,7 @@ def _wait(work):
 async def _into(place, content, given, names, limit, jobs, progress):
     """Produce the three files in a directory; a RunFailed is returned, so that it does not stop the other runs."""
     beside = {*names, *(other.parent.name for other in place.parent.glob(f"*/{RESULT}"))}
-    options = {"beside": beside, "limit": limit, "jobs": jobs, "progress": progress}
+    options = {"beside": beside, "sliders": True, "limit": limit, "jobs": jobs, "progress": progress}
     try:
         files = await produce(content, given, name=place.name, **options)
     except RunFailed as failure:
@@ -289,9 +291,10 @@ def _blame(name, error):
 
 
 @asynccontextmanager
-async def _kernel(content, name, jobs):
+async def _kernel(content, name, jobs, sliders):
     """A client of a new kernel, which is gone afterwards with all that it started."""
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
+    environment |= {explore.FRAMES: "1" if sliders else ""}
     with tempfile.TemporaryDirectory(prefix="phi-and-pixels-") as scratch:
         client = await _start(content, name, environment, scratch)
         try:

@@ -1,10 +1,13 @@
+import base64
+import hashlib
+import json
 import re
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers import pages
+from helpers import explore, pages
 
 
 def notebook(*cells):
@@ -18,7 +21,7 @@ def text(source):
 
 def output(alt="", **data):
     cell = nbformat.v4.new_code_cell("1 < 2", execution_count=1)
-    data = {name.replace("_", "/"): value for name, value in data.items()}
+    data = {name.replace("_", "/", 1): value for name, value in data.items()}
     metadata = {"image/png": {"alt": alt, "width": 10}} if alt else {}
     cell.outputs = [nbformat.v4.new_output("display_data", data=data, metadata=metadata)]
     return cell
@@ -147,3 +150,85 @@ def test_an_index_links_what_is_there_and_escapes_it(tmp_path):
     links = {link.get_text(): link["href"] for link in soup.main.find_all("a")}
     assert links == {"a b": "a%20b/report.html", "<i>&": "%3Ci%3E%26/report.html"}
     assert "2 hold, 1 do not, 1 undecided" in soup.main.get_text()
+
+
+FROZEN = {
+    "title": "T <b>",
+    "axes": [
+        {"label": "a </script>", "help": "h", "words": ["x", "<i>"], "start": 1, "kinds": False, "needs": None},
+        {"label": "b", "help": "", "words": ["1", "2"], "start": 0, "kinds": True, "needs": [0, 1]},
+        {"label": "c", "help": "", "words": list("12345"), "start": 4, "kinds": True, "needs": None},
+    ],
+    "note": "n",
+    "frames": ["AAAA", ""],
+    "lines": ["one", "</script><script>two"],
+    "cells": [None],
+    "positions": [[0, 0, 0]] * 19 + [[1, 1, 0]],
+}
+
+
+def frozen(**changes):
+    data = {"image_png": "iVBORw0KGgo=", "text_plain": "at <rest>", explore.MIME: FROZEN | changes}
+    return output(alt="the alt", **data)
+
+
+def test_an_explorer_becomes_controls_with_labels_and_its_data():
+    content = notebook(text("# T"), frozen())
+    before = nbformat.writes(content)
+    page = pages.page(content)
+    assert nbformat.writes(content) == before
+    soup = BeautifulSoup(page, "html.parser")
+    figure = soup.find(class_="explorer")
+    assert json.loads(figure.script.string) == FROZEN
+    slider = figure.find("input", type="range")
+    assert (slider["max"], slider["value"], slider["aria-valuetext"]) == ("1", "1", "<i>")
+    assert slider.find_parent("label").get_text().split() == ["a", "</script>", "<i>"]
+    group = figure.find(role="radiogroup", attrs={"aria-label": "b"})
+    assert [radio["value"] for radio in group.find_all("input", type="radio")] == ["0", "1"]
+    assert [option.get_text() for option in figure.find("select").find_all("option")] == list("12345")
+    assert figure.find("option", selected=True).get_text() == "5"
+    assert "hidden" in figure.find(class_="controls").attrs  # until the script shows them
+    assert (figure.img["alt"], figure.find(class_="line").get_text()) == ("the alt", "at <rest>")
+
+
+def test_the_one_script_of_a_page_is_named_by_its_hash():
+    page = pages.page(notebook(frozen()))
+    soup = BeautifulSoup(page, "html.parser")
+    (script,) = [each for each in soup.find_all("script") if each.get("type") != "application/json"]
+    digest = base64.b64encode(hashlib.sha256(script.string.encode()).digest()).decode()
+    policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "script-src" not in pages.page(notebook(text("# T")))
+
+
+@pytest.mark.parametrize("changes", [{"positions": []}, {"frames": ["<b>", ""]}, {"axes": 3}], ids=str)
+def test_frames_that_do_not_fit_leave_the_figure(changes):
+    soup = BeautifulSoup(pages.page(notebook(frozen(**changes))), "html.parser")
+    assert soup.img["src"] == "data:image/png;base64,iVBORw0KGgo="
+    assert not soup.script
+    assert not soup.find(class_="explorer")
+
+
+def test_without_the_metadata_of_its_figure_an_explorer_is_that_figure():
+    cell = frozen()
+    cell.outputs[0].metadata = {}
+    soup = BeautifulSoup(pages.page(notebook(cell)), "html.parser")
+    assert soup.img["src"].endswith("iVBORw0KGgo=")
+    assert not soup.script
+
+
+def test_the_line_of_an_explorer_stands_once():
+    cell = frozen()
+    line = nbformat.v4.new_output("display_data", data={"text/html": "<p>at &lt;rest></p>"}, metadata={explore.LINE: 1})
+    cell.outputs.append(line)
+    assert pages.page(notebook(cell)).count("at &lt;rest") == 1
+    cell.outputs[0].data[explore.MIME] = {}
+    assert pages.page(notebook(cell)).count("at &lt;rest") == 1
+
+
+def test_a_picture_that_is_none_does_not_leave_its_attribute():
+    cell = frozen()
+    cell.outputs[0].data["image/png"] = '"><script>x</script>'
+    soup = BeautifulSoup(pages.page(notebook(cell)), "html.parser")
+    assert len(soup.find_all("script")) <= 2
+    assert not soup.find("script", string="x")

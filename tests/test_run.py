@@ -7,12 +7,13 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import nbformat
 import pytest
 
-from helpers import run
+from helpers import explore, run
 from helpers.paths import ROOT
 from helpers.run import Outcome, RunFailed
 from tests import small
@@ -135,6 +136,27 @@ def test_a_full_disk_leaves_the_old_report_whole(notebook, tmp_path):
         f"error: small ran, but {place} cannot be written: File too large"
     )
     assert contents(place) == good
+
+
+def test_no_place_for_temporary_files_ends_a_run_and_leaves_the_old_report(notebook, tmp_path, monkeypatch):
+    place = run.run(notebook, {}, tmp_path / "out")
+    good = contents(place)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    (failure,) = run.run_all([notebook], {}, tmp_path / "out")
+    assert failure.outcome is Outcome.NOT_WRITTEN
+    assert "small: " in str(failure)
+    assert contents(place) == good
+
+
+def test_a_kernel_is_told_whether_its_page_has_sliders(tmp_path):
+    """`run` makes pages with sliders, a refreshed notebook has the figures at rest."""
+    asked = f"os.environ[{explore.FRAMES!r}]"
+    source = "import os\n" + small.LIGHT.replace('"tables": {}', f'"tables": {{"t": {asked}}}')
+    place = run.run(small.write(tmp_path / "small.ipynb", source), {}, tmp_path / "out")
+    assert json.loads((place / "results.json").read_text())["tables"]["t"] == "1"
+    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"import os; print(repr({asked}))")])
+    asyncio.run(run.execute(content, name="small"))
+    assert content.cells[0].outputs[0].text == "''\n"
 
 
 def test_several_run_at_once_and_one_that_fails_does_not_stop_the_others(tmp_path):
