@@ -1,14 +1,15 @@
-# make report · test · lab · bench · notebooks · clean. Everything made goes to .venv/ and build/.
+# make report · test · lab · app · bench · notebooks · clean. Everything made goes to .venv/ and build/.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # The notebooks' matrices are small: threads only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: report test lab bench notebooks clean
+.PHONY: report test lab app bench notebooks clean
 .DELETE_ON_ERROR:
 
 # The training notebooks are not among these: they take half an hour (make notebooks NOTEBOOKS=notebooks/training/…).
-NOTEBOOKS ?= $(filter-out %.failed.ipynb,$(wildcard notebooks/*.ipynb))
+# The last take longest, so they go first.
+NOTEBOOKS ?= $(filter-out %.failed.ipynb,$(shell ls -r notebooks/*.ipynb))
 
 report: .venv/report.stamp
 	$(BIN)/python -m helpers run $(NOTEBOOKS) --out build
@@ -21,6 +22,11 @@ test: .venv/test.stamp
 
 lab: .venv/report.stamp
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/01_subspace_similarity.ipynb
+
+# A visit runs a notebook, so it takes the token of the address that Voilà opens and prints. Kernels of closed tabs go.
+CULL := --MappingKernelManager.cull_idle_timeout=300 --MappingKernelManager.cull_interval=60
+app: .venv/report.stamp
+	$(BIN)/python -m voila notebooks --Voila.ip=127.0.0.1 --Voila.auto_token=True $(CULL)
 
 bench: .venv/test.stamp
 	$(BIN)/python -m tests.benchmark

@@ -1,16 +1,35 @@
 """`make bench`: speeds as ratios against the alternative, in the same run. Nothing here is asserted."""
 
+import contextlib
+import io
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import papermill
+import seaborn as sns
 import torch
 from captum.attr import IntegratedGradients
+from IPython.core.pylabtools import print_figure
+from ipywidgets import IntSlider, interactive
+from matplotlib import pyplot as plt
 from scipy import stats
 
-from helpers import chance, classifiers, controls, digits, run, saliency, subspace, sweep
+from helpers import (
+    chance,
+    checkpoints,
+    classifiers,
+    controls,
+    digits,
+    explorers,
+    parameters,
+    run,
+    saliency,
+    subspace,
+    sweep,
+)
 from helpers.paths import ROOT
 
 
@@ -103,7 +122,64 @@ def main():
     copies = [controls.randomise(network, seed) for seed in range(99)]
     attributions("the same, null of 99 networks, 30 images", copies, data.images[:30], data.labels[:30], 3)
 
+    explorer()
     runner()
+
+
+def explorer():
+    """A step of a slider, in the kernel: ours, and `interactive` with a new figure of seaborn's heatmaps.
+
+    What a step computes is remembered, so that first visits (a decomposition, attributions, draws) take longer.
+    """
+    p = parameters.SubspaceSimilarity(adapters=["data/adapters/r4", "data/adapters/r8", "data/adapters/r64"])
+    sources = [checkpoints.open_adapter(path) for path in p.adapters]
+    model = checkpoints.open_base(p.base)
+    live, rng = explorers.subspace_similarity(p, model, sources).live(), np.random.default_rng(0)
+    study = explorers._Similarity(p, model, sources)
+    laws = explorers.random_baselines(parameters.RandomBaselines()).live()
+    data, q = digits.load("digits"), parameters.DigitSaliency()
+    chosen = digits.examples(data.labels, np.arange(len(data.labels)), q.examples_per_digit, rng)
+    examples = data.images[chosen], data.labels[chosen], {"black": np.zeros_like(data.images[0])}
+    maps = explorers.digit_saliency(q, classifiers.study("digits"), *examples).live()
+
+    def plainly(layer):
+        q = p.model_copy(update={"module": f"encoder.layer.{layer}.attention.self.query"})
+        ranks, grids, first_i, _ = study.at(q)
+        figure, every_axes = plt.subplots(1, 4, figsize=(9, 4))
+        for axes, grid, rank in zip(every_axes, grids, [*ranks, "random"], strict=True):
+            sns.heatmap(pd.DataFrame(grid, index=range(first_i, first_i + len(grid))), ax=axes).set_title(rank)
+        print_figure(figure)  # as Jupyter does with a figure that a cell leaves
+        plt.close(figure)
+
+    theirs = interactive(plainly, layer=IntSlider(5, 0, 5))
+    medians = {}
+    for name, move, count in (
+        ("01, layer", lambda n: setattr(live.controls["layer"], "index", n % 6), 120),
+        ("01, any control", lambda _: anywhere(live, rng), 120),
+        ("02, i", lambda n: setattr(laws.controls["rank_i"], "index", n % 8), 80),
+        ("03, digit", lambda n: setattr(maps.controls["digit"], "index", n % 10), 80),
+        ("03, layers shuffled", lambda n: setattr(maps.controls["randomised_layers"], "index", n % 5), 80),
+        ("01, layer, interactive + sns.heatmap", lambda n: setattr(theirs.children[0], "value", n % 6), 18),
+    ):
+        times = []
+        for n in range(count):
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):  # to which `interactive` clears its output
+                move(n)
+            times.append(time.perf_counter() - start)
+        medians[name], late = np.percentile(times, [50, 95]) * 1e3
+        print(f"a step of {name:37}: median {medians[name]:7.1f} ms, 95th percentile {late:7.1f} ms")
+    print(f"ratio of the medians by layer, four panels: 1 : {medians[name] / medians['01, layer']:,.1f}")
+
+
+def anywhere(live, rng):
+    """Move one control to another of its values."""
+    able = [control for control in live.controls.values() if not control.disabled]
+    control = able[rng.integers(len(able))]
+    old = control.index
+    while control.index == old:
+        places = [int(n) for n in sorted(rng.integers(len(control.options), size=2))]
+        control.index = tuple(places) if isinstance(old, tuple) else places[0]
 
 
 def runner():

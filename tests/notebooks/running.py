@@ -1,5 +1,7 @@
 """What the tests of single notebooks share: run one under papermill, read its result file, compare its text."""
 
+import base64
+import io
 import json
 import re
 import tempfile
@@ -10,6 +12,7 @@ import nbformat
 import numpy as np
 import papermill
 from jupyter_client import AsyncKernelManager
+from PIL import Image
 
 NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
 
@@ -47,6 +50,17 @@ def shown(notebook):
     cells = nbformat.read(notebook, as_version=4).cells[:-1]
     data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
     return "".join(str(content.get("text/markdown", content.get("text/html", ""))) for content in data)
+
+
+def picture(notebook, cell="explore"):
+    """Pixels of the first figure of a cell, and its alternative text."""
+    (found,) = [each for each in nbformat.read(notebook, as_version=4).cells if each.id == cell]
+    output = next(output for output in found.outputs if "image/png" in output.get("data", {}))
+    return pixels(base64.b64decode(output.data["image/png"])), output.metadata["image/png"]["alt"]
+
+
+def pixels(content):
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def assert_same_outputs(committed, fresh):

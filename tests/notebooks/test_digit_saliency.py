@@ -1,5 +1,6 @@
 """Notebook 03 under papermill: its tables recomputed another way, both data sets, other networks, bad input."""
 
+import html
 import warnings
 
 import captum.attr
@@ -10,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from helpers import classifiers, digits, parameters
+from helpers import classifiers, digits, explorers, parameters
 from helpers.paths import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
@@ -234,9 +235,23 @@ def test_the_transformer_and_its_attention(tmp_path):
 def test_other_parameters_twice_give_the_same_numbers(tmp_path):
     given = {"method": "occlusion", "baseline": "mean", "condition_a": "seed_1", "condition_b": "permuted_labels"}
     given |= {"rows": 8, "columns": 8, "normalisation": "panel", "colour_map": "hot", "colour_high": 0.05, "seed": 3}
+    given |= {"digit": 7, "example": 2, "randomised_layers": 3}
     one, again = (execute(tmp_path / str(n), **QUICK, **given) for n in range(2))
     assert one["tables"] == again["tables"]
     assert one["claims"] == again["claims"]
+    # and so do sliders that are moved to these parameters
+    p = parameters.DigitSaliency(**QUICK, seed=3, colour_high=0.05)
+    data = digits.load("digits")
+    train, held_out = digits.hold_out(data)
+    chosen = digits.examples(data.labels, held_out, 5, np.random.default_rng([3, 1]))
+    baselines = {"black": np.zeros((8, 8), dtype=np.float32), "mean": data.images[train].mean(0)}
+    examples = data.images[chosen], data.labels[chosen]
+    live = explorers.digit_saliency(p, classifiers.study("digits"), *examples, baselines).live()
+    for name in live.controls.keys() & given.keys():
+        live.controls[name].value = given[name]
+    pixels, alt = running.picture(tmp_path / "0" / "out.ipynb")
+    np.testing.assert_array_equal(running.pixels(live.image.value), pixels)
+    assert alt.partition(". ")[2] in html.unescape(live.line.value)
 
 
 @pytest.mark.parametrize(

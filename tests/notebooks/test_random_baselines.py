@@ -8,7 +8,7 @@ import papermill
 import pytest
 from scipy import stats
 
-from helpers import chance, subspace
+from helpers import chance, explorers, parameters, subspace
 from helpers.paths import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
@@ -131,6 +131,13 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     means = {(row["i"], row["j"]): row for row in rows(results[0], "moments")}
     assert means[14, 4]["mean"] == pytest.approx(14 / 60)
     assert means[4, 14]["mean"] == pytest.approx(14 / 60)
+    # and so do sliders that are moved to these parameters
+    explorer = explorers.random_baselines(parameters.RandomBaselines(seed=3))
+    picture, line = explorer.picture(**small)
+    pixels, alt = running.picture(tmp_path / "0" / "out.ipynb")
+    np.testing.assert_array_equal(np.asarray(picture), pixels)
+    assert line in alt
+    assert f"200 draws {means[14, 4]['drawn mean']:.4g} ± {means[14, 4]['drawn sd']:.2g}" in line
 
 
 @pytest.mark.parametrize(

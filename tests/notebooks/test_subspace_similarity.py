@@ -1,5 +1,6 @@
 """Notebook 01 under papermill, held against numbers computed here another way."""
 
+import html
 import itertools
 import math
 
@@ -9,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from scipy import linalg, stats
 
+from helpers import checkpoints, explorers, parameters
 from helpers.paths import ROOT
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
@@ -290,6 +292,18 @@ def test_other_parameters(tmp_path):
     assert bounds["bottom"]["phi"] == pytest.approx(expected, abs=1e-6)
     assert "grows_with_rank" not in claims(result)
     assert "agreement" not in result["tables"]
+    # the same by sliders: from the default module and adapters to these
+    p = parameters.SubspaceSimilarity(last_j=5)
+    sources = [checkpoints.open_adapter(path) for path in p.adapters]
+    live = explorers.subspace_similarity(p, checkpoints.open_base(p.base), sources).live()
+    moves = {"layer": 2, "projection": "value", "factor": "BA", "side": "left", ("first_i", "last_i"): (3, 60)}
+    for name, value in (moves | {"adapters": ("data/adapters/r8",)}).items():
+        live.controls[name].value = value
+    pixels, alt = running.picture(tmp_path / "out.ipynb")
+    np.testing.assert_array_equal(running.pixels(live.image.value), pixels)
+    assert alt.removeprefix("Heatmaps of φ between W and the adapters. ") in html.unescape(live.line.value)
+    top = mean_cos2(left_w[:, :3], left_ba[:, :3])
+    assert f"At i = 3, j = 3: φ = {top:.4f} (r = 8)" in alt
 
 
 def test_without_a_base_adapters_are_compared_with_each_other(tmp_path):
