@@ -62,8 +62,8 @@ class Axis:
 class Cells(NamedTuple):
     """Numbers of a picture's cells, for whoever points at one in a page.
 
-    panels: {name: (left, top, width, height)}, as shares of the picture. place: names row and column, as in
-    "i = {}, j = {}". first: number of the first row and column. values: {label: ([grid of each panel], decimals)}.
+    panels: {name: axes that a grid fills}. place: names row and column, as in "i = {}, j = {}". first: number of the
+    first row and column. values: {label: ([grid of each panel], decimals)}.
     """
 
     panels: dict
@@ -72,12 +72,14 @@ class Cells(NamedTuple):
     values: dict
 
     def packed(self):
-        """As JSON-ready data of the form `FrozenCells`."""
-        shapes = [grid.shape for grid in next(iter(self.values.values()))[0]]
-        panels = [
-            {"name": name, "box": list(map(float, box)), "rows": rows, "columns": columns}
-            for (name, box), (rows, columns) in zip(self.panels.items(), shapes, strict=True)
-        ]
+        """As JSON-ready data of the form `FrozenCells`, once the figure was drawn."""
+        panels, grids = [], next(iter(self.values.values()))[0]
+        for (name, axes), grid in zip(self.panels.items(), grids, strict=True):
+            # where it was drawn: `get_position` would mark the figure as changed
+            (left, bottom, width, height), whole = axes.bbox.bounds, axes.figure.bbox
+            box = [left / whole.width, 1 - (bottom + height) / whole.height, width / whole.width, height / whole.height]
+            rows, columns = grid.shape
+            panels.append({"name": name, "box": [float(share) for share in box], "rows": rows, "columns": columns})
         values = []
         for label, (grids, decimals) in self.values.items():
             numbers = np.rint(np.concatenate([np.ravel(grid) for grid in grids]) * 10.0**decimals)
@@ -249,6 +251,7 @@ class Explorer:
         canvas.restore_region(still)
         for artist in moving:
             figure.draw_artist(artist)
+        figure.stale = False  # drawing an axis sets its ticks anew
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
         picture.info["dpi"] = (figure.dpi, figure.dpi)
         return picture

@@ -198,8 +198,8 @@ class _Similarity:
         row = self.row(len(grids))
         figure = row.show(panels, q.quantity, title, first_i, (q.colour_low, q.colour_high), (i, j))
         names = [*figures.adapter_names(ranks), "random"]
-        places = dict(zip(names, live_figures.boxes(row.panels), strict=True))
-        cells = Cells(places, "i = {}, j = {}", (first_i, 1), {"φ": (grids, 4), "chance": (expected, 4), "z": (z, 1)})
+        panels = dict(zip(names, row.panels, strict=True))
+        cells = Cells(panels, "i = {}, j = {}", (first_i, 1), {"φ": (grids, 4), "chance": (expected, 4), "z": (z, 1)})
         has = [n for n, width in enumerate(widths) if j <= width]
         of = [names[n] for n in has]
         phi_there, z_there = ([each[n][i - first_i, j - 1] for n in has] for each in (grids, z))
@@ -312,8 +312,8 @@ class _Digits:
         single = self.images[n], *(each[n] / (np.abs(each[n]).max() or 1.0) for each in (own, copy))
         figure = self.figure.show(single, (ink[q.digit], *means), titles, title, q.colour_map, high, bar)
         names = ["image", "its map", "its map, shuffled", "mean ink", "mean map", "mean map, shuffled"]
-        places = dict(zip(names, live_figures.boxes(self.figure.panels), strict=True))
-        return figure, line, Cells(places, "row {}, column {}", (0, 0), {"": ([*single, ink[q.digit], *means], 5)})
+        panels = dict(zip(names, self.figure.panels, strict=True))
+        return figure, line, Cells(panels, "row {}, column {}", (0, 0), {"": ([*single, ink[q.digit], *means], 5)})
 
 
 def _axis(schema, name, values, label, about="", **options):

@@ -17,12 +17,6 @@ BINS = 50
 LEAST_Z = 4  # a scale of z that ends lower would show noise in full colour
 
 
-def boxes(every_axes):
-    """Where axes are in their figure: [(left, top, width, height), …] as shares of it, top from above."""
-    places = (axes.get_position() for axes in every_axes)
-    return [(place.x0, 1 - place.y1, place.width, place.height) for place in places]
-
-
 class PhiRow:
     """A row of grids over i (down) and j (across) on one colour scale, with a ring around one cell of each.
 
@@ -128,6 +122,11 @@ class LawRow:
             axes.legend(frameon=False, fontsize="small", loc="lower right" if axes is self.power else "upper right")
         self.title = self.figure.text(0.5, 0.975, "", ha="center", va="top", fontsize="large", animated=True)
         sns.despine(self.figure)
+        moving = [self.bars, self.mean, self.ring, *self.laws.values(), *self.curves.values()]
+        moving += [line for lines in self.limits.values() for line in lines]
+        moving += [axis for axes in (self.law, self.bands, self.power) for axis in (axes.xaxis, axes.yaxis)]
+        for artist in moving:
+            artist.set_animated(True)
 
     def show(self, draws, laws, i, mean, limits, cell, power, title):
         """Change the figure, and return it.
@@ -148,9 +147,11 @@ class LawRow:
         for name, line in self.curves.items():
             line.set_data(ratios, probabilities[name])
         most = max(*(values.max() for values in densities.values()), self.bars.get_data().values.max())
-        self.law.set(xlim=(x[0], x[-1]), ylim=(0, 1.35 * most))
-        self.bands.set(xlim=(0, 1.03 * i[-1]), ylim=(0, 1.4 * max(high.max() for high, _ in limits.values())))
-        self.power.set(xlim=(ratios[0], ratios[-1]))
+        self.law.set_xlim(x[0], x[-1])  # `set` would have everything drawn again
+        self.law.set_ylim(0, 1.35 * most)
+        self.bands.set_xlim(0, 1.03 * i[-1])
+        self.bands.set_ylim(0, 1.4 * max(high.max() for high, _ in limits.values()))
+        self.power.set_xlim(ratios[0], ratios[-1])
         self.title.set_text(title)
         return self.figure
 

@@ -28,6 +28,7 @@ def toy(axes=AXES, start=START, make=None):
     figure = (make or Figure)(figsize=(2, 1), dpi=50)
     axes_of_figure = figure.add_axes((0, 0, 1, 1))
     (line,) = axes_of_figure.plot([], [], animated=True)
+    other = figure.add_axes((0.5, 0, 0.5, 0.5), animated=True)
     bar = axes_of_figure.axhspan(0, 0, animated=True)
     calls = []
 
@@ -40,7 +41,7 @@ def toy(axes=AXES, start=START, make=None):
         bar.set_height(height if kind == "bar" else 0)
         bar.set_width(width / 2 if kind == "bar" else 0)
         grids = [np.array([[height, -width / 3]]), np.array([[np.nan, 2.5e5], [1, 0]])]
-        cells = Cells({"one": (0, 0, 0.5, 1), "two": (0.5, 0, 0.5, 1)}, "at {}, {}", (1, 0), {"v": (grids, 2)})
+        cells = Cells({"one": axes_of_figure, "two": other}, "at {}, {}", (1, 0), {"v": (grids, 2)})
         return figure, f"{kind} of {height} × {width}, {low} to {high}", cells
 
     explorer = Explorer("A <toy>", draw, axes, start)
@@ -125,14 +126,16 @@ def test_frames_are_those_of_the_figure_function():
         numbers = np.frombuffer(base64.b64decode(value.data), {2: "<i2", 4: "<i4"}[value.bytes])
         assert numbers.tolist()[2:] == [-(2**31), 25_000_000, 100, 0]  # the first: there is no number
         assert numbers[0] == 100 * changes["height"]
+        assert [panel.box for panel in frozen.cells[cells].panels] == [[0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5]]
         np.testing.assert_array_equal(pixels(base64.b64decode(frozen.frames[frame])), np.asarray(picture))
     # eight bars, three lines of which the width has no say, nothing
     assert (len(frozen.frames), len(frozen.positions)) == (12, 16)
 
 
 def test_numbers_take_two_bytes_where_they_fit():
+    axes = Figure().add_axes((0, 0, 1, 1))
     for most, size in ((327.6, 2), (327.7, 4)):
-        (value,) = Cells({"one": (0, 0, 1, 1)}, "", (0, 0), {"": ([np.array([[-most, np.inf]])], 2)}).packed()["values"]
+        (value,) = Cells({"one": axes}, "", (0, 0), {"": ([np.array([[-most, np.inf]])], 2)}).packed()["values"]
         numbers = np.frombuffer(base64.b64decode(value["data"]), f"<i{size}")
         assert value["bytes"] == size
         assert numbers.tolist() == [round(-100 * most), -(2 ** (8 * size - 1))]
