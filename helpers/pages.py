@@ -6,7 +6,7 @@ import html
 import json
 import re
 import secrets
-from copy import copy, deepcopy
+from copy import copy
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader, pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat.v4 import new_output
 from traitlets.config import Config
 
 from helpers.explore import FEW, LINE, MIME, Frozen
@@ -180,13 +181,16 @@ def _take_explorers(content):
     """Put a place, which no notebook can know, where an output has frames of an explorer: {place: its HTML}."""
     content.cells, explorers = list(content.cells), {}
     for index, cell in enumerate(content.cells):
-        for number, output in enumerate(cell.get("outputs", [])):
-            if MIME not in output.get("data", {}) or not (explorer := _explorer(output, len(explorers))):
-                continue
-            explorers[place := secrets.token_hex()] = explorer
-            content.cells[index] = cell = deepcopy(cell)
-            cell.outputs[number].data = {"text/html": f"<p>{place}</p>"}
-            cell.outputs = [each for each in cell.outputs if not each.get("metadata", {}).get(LINE)]
+        outputs, before = [], len(explorers)
+        for output in cell.get("outputs", []):
+            if MIME in output.get("data", {}) and (explorer := _explorer(output, len(explorers))):
+                explorers[place := secrets.token_hex()] = explorer
+                outputs.append(new_output("display_data", data={"text/html": f"<p>{place}</p>"}))
+            elif len(explorers) == before or not output.get("metadata", {}).get(LINE):
+                outputs.append(output)
+        if len(explorers) > before:
+            content.cells[index] = cell = copy(cell)
+            cell.outputs = outputs
     return explorers
 
 

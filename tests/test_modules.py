@@ -67,3 +67,15 @@ def test_every_layer_counts_by_the_first_number_only():
     assert modules.every_layer("head.dense", NAMES) == {0: "head.dense"}
     experts = ["h.0.expert.0.w", "h.1.expert.0.w", "h.1.expert.1.w", "hx0.expert.0.w"]
     assert modules.every_layer("h.0.expert.0.w", experts) == {0: "h.0.expert.0.w", 1: "h.1.expert.0.w"}
+
+
+def test_by_layer_keeps_every_name_apart():
+    names = ["h.0.attn.q", "h.1.attn.q", "h.1.attn.dense", "h.1.mlp.dense", "head", "h.1.expert.1.w"]
+    assert modules.by_layer(names) == {
+        (0, "q"): names[0],
+        (1, "q"): names[1],
+        (1, "h.attn.dense"): names[2],
+        (1, "h.mlp.dense"): names[3],
+        (0, "head"): names[4],
+        (1, "w"): names[5],
+    }

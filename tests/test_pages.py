@@ -226,6 +226,19 @@ def test_the_line_of_an_explorer_stands_once():
     assert pages.page(notebook(cell)).count("at &lt;rest") == 1
 
 
+def test_a_cell_may_have_several_explorers_each_with_its_line():
+    cell, line = frozen(), nbformat.v4.new_output("display_data", data={"text/html": "l"}, metadata={explore.LINE: 1})
+    cell.outputs = [cell.outputs[0], line, cell.outputs[0], line, nbformat.v4.new_output("stream", text="after")]
+    cell.outputs[2].metadata[explore.LINE] = 1  # what it claims besides does not take it away
+    soup = BeautifulSoup(pages.page(notebook(cell)), "html.parser")
+    names = [
+        {radio["name"] for radio in each.find_all("input", type="radio")} for each in soup.find_all(class_="explorer")
+    ]
+    assert len(names) == 2
+    assert not names[0] & names[1]
+    assert "after" in soup.get_text()
+
+
 def test_a_picture_that_is_none_does_not_leave_its_attribute():
     cell = frozen()
     cell.outputs[0].data["image/png"] = '"><script>x</script>'
