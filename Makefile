@@ -18,6 +18,7 @@ report: .venv/report.stamp
 test: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lab: .venv/report.stamp

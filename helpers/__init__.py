@@ -1,1 +1,4 @@
-"""Arithmetic behind the phi-and-pixels notebooks; each module says what it holds."""
+"""The code behind the phi-and-pixels notebooks, floor by floor; a floor imports only from those above it.
+
+parameters, paths · weights · subspaces · digits · show · press · training
+"""

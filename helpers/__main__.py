@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from helpers import pages, run
 from helpers.parameters import SCHEMAS
-from helpers.report import write_whole
-from helpers.run import Outcome, RunFailed
+from helpers.press import pages, run
+from helpers.press.report import write_whole
+from helpers.press.run import Outcome, RunFailed
 
 STATUS = "exit status: " + "; ".join(f"{outcome.value} {outcome}" for outcome in Outcome)
 LIMIT = 3600
@@ -117,7 +117,7 @@ def _run(options):
 
 
 def _sweep(options):
-    from helpers import sweep  # Dask takes a second to import, which the other commands need not wait for
+    from helpers.press import sweep  # Dask takes a second to import, which the other commands need not wait for
 
     notebook = run.find(options.notebook)
     given = {name: _value(name, text, [notebook]) for name, text in options.given}

@@ -17,20 +17,12 @@ from ipywidgets import IntSlider, interactive
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from helpers import (
-    chance,
-    checkpoints,
-    classifiers,
-    controls,
-    digits,
-    explorers,
-    parameters,
-    run,
-    saliency,
-    subspace,
-    sweep,
-)
+from helpers import digits, parameters, subspaces, weights
+from helpers.digits import classifiers, controls, saliency
 from helpers.paths import ROOT
+from helpers.press import run, sweep
+from helpers.show import explorers
+from helpers.subspaces import chance
 
 
 def best(action, repeats=5):
@@ -86,21 +78,21 @@ def attributions(what, networks, images, labels, single):
 def main():
     rng = np.random.default_rng(0)
     u, v = chance.random_directions(12288, 1200, rng), chance.random_directions(12288, 64, rng)
-    ours, product = best(lambda: subspace.similarity_grid(u, v)), best(lambda: u.T @ v)
+    ours, product = best(lambda: subspaces.similarity_grid(u, v)), best(lambda: u.T @ v)
     show("similarity_grid, d = 12288, I = 1200, J = 64 ", ours, product, "the matrix product alone")
 
     u, v = chance.random_directions(384, 384, rng), chance.random_directions(384, 384, rng)
-    ours, loop = best(lambda: subspace.similarity_grid(u, v), 20), best(lambda: double_loop(u, v), 1)
+    ours, loop = best(lambda: subspaces.similarity_grid(u, v), 20), best(lambda: double_loop(u, v), 1)
     show("similarity_grid, d = I = J = 384             ", ours, loop, "the double loop over (i, j) ")
-    ours, loop = best(lambda: subspace.similarity_grid(u, v[:, :64]), 50), best(lambda: double_loop(u, v[:, :64]), 1)
+    ours, loop = best(lambda: subspaces.similarity_grid(u, v[:, :64]), 50), best(lambda: double_loop(u, v[:, :64]), 1)
     show("similarity_grid, d = I = 384, J = 64         ", ours, loop, "the double loop over (i, j) ")
 
     b, a = rng.standard_normal((2048, 64)), rng.standard_normal((64, 2048))
-    ours, full = best(lambda: subspace.low_rank_directions(b, a)), best(lambda: np.linalg.svd(b @ a), 1)
+    ours, full = best(lambda: subspaces.low_rank_directions(b, a)), best(lambda: np.linalg.svd(b @ a), 1)
     show("low_rank_directions, d = 2048, r = 64        ", ours, full, "the product and its full SVD")
 
     w = rng.standard_normal((2048, 2048)) * np.linspace(2, 1, 2048)
-    ours, full = best(lambda: subspace.top_directions(w, 200), 2), best(lambda: np.linalg.svd(w), 1)
+    ours, full = best(lambda: subspaces.top_directions(w, 200), 2), best(lambda: np.linalg.svd(w), 1)
     show("top_directions, d = 2048, k = 200            ", ours, full, "a full SVD                  ")
 
     draws, shape = 10_000, (50, 8, 1000)
@@ -132,8 +124,8 @@ def explorer():
     What a step computes is remembered, so that first visits (a decomposition, attributions, draws) take longer.
     """
     p = parameters.SubspaceSimilarity(adapters=["data/adapters/r4", "data/adapters/r8", "data/adapters/r64"])
-    sources = [checkpoints.open_adapter(path) for path in p.adapters]
-    model = checkpoints.open_base(p.base)
+    sources = [weights.open_adapter(path) for path in p.adapters]
+    model = weights.open_base(p.base)
     live, rng = explorers.subspace_similarity(p, model, sources).live(), np.random.default_rng(0)
     study = explorers._Similarity(p, model, sources)
     laws = explorers.random_baselines(parameters.RandomBaselines()).live()

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 
 REPORT = """\
-from helpers.report import Report
+from helpers.press import Report
 report = Report("small", {"x": x, "fail": fail}, results)
 report.claim("c", "So.", statistic=x * x, threshold=0, holds=True, source="here")
 if fail:

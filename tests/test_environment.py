@@ -29,6 +29,8 @@ IMPORT_NAMES = {
     "PIL": "pillow",
 }
 
+TRAINING = set((ROOT / "helpers" / "training").glob("*.py"))
+
 
 def requirements(*extras):
     lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
@@ -72,8 +74,8 @@ def test_every_line_says_why():
 @pytest.mark.parametrize(
     ("files", "extras"),
     [
-        (sorted(set((ROOT / "helpers").glob("*.py")) - {ROOT / "helpers" / "finetuning.py"}), ()),
-        ([ROOT / "helpers" / "finetuning.py"], ("training",)),
+        (sorted(set((ROOT / "helpers").rglob("*.py")) - TRAINING), ()),
+        (sorted(TRAINING), ("training",)),
         (sorted((ROOT / "tests").rglob("*.py")), ("training", "test")),
         (sorted((ROOT / "notebooks").glob("*.ipynb")), ()),
         (sorted((ROOT / "notebooks").glob("*/*.ipynb")), ("training",)),

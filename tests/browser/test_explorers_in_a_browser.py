@@ -14,8 +14,8 @@ import urllib.request
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from helpers import run
 from helpers.paths import ROOT
+from helpers.press import run
 
 NAME = "01_subspace_similarity"
 NOTEBOOK = ROOT / "notebooks" / f"{NAME}.ipynb"

@@ -9,8 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from safetensors.numpy import save_file
 
-from helpers import pages, run
 from helpers.paths import ROOT
+from helpers.press import pages, run
 from tests import small
 
 # Slashes make directories when these are paths. `hacked` is what a script that ran would leave behind.

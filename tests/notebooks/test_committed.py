@@ -8,10 +8,10 @@ import nbformat
 import papermill
 import pytest
 
-from helpers import run
 from helpers.parameters import SCHEMAS
 from helpers.paths import ROOT
-from helpers.report import file_hash
+from helpers.press import run
+from helpers.press.report import file_hash
 
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

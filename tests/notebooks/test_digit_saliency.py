@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
-from helpers import classifiers, digits, explorers, parameters
+from helpers import digits, parameters
+from helpers.digits import classifiers
 from helpers.paths import ROOT
+from helpers.show import explorers
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 

@@ -8,8 +8,10 @@ import papermill
 import pytest
 from scipy import stats
 
-from helpers import chance, explorers, parameters, subspace
+from helpers import parameters, subspaces
 from helpers.paths import ROOT
+from helpers.show import explorers
+from helpers.subspaces import chance
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 
@@ -53,7 +55,7 @@ def test_the_most_surprising_cell_of_whole_random_grids(default):
     rng = np.random.default_rng(4)
     i, j = np.ogrid[1:39, 1:9]
     bases = np.linalg.qr(rng.standard_normal((400, 384, 8)))[0][:, :38]
-    tails = chance.log_tail_probability(subspace.cumulative_phi(bases), i, j, 384).min((1, 2))
+    tails = chance.log_tail_probability(subspaces.cumulative_phi(bases), i, j, 384).min((1, 2))
     assert np.mean(tails < np.log(row["p"])) == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 * (1 / 400 + 1 / 3000)))
     assert 1 < row["looks"] < row["cells"]
 

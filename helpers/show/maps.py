@@ -1,0 +1,223 @@
+"""Maps of digits and their controls → matplotlib figures. Nothing is computed here beyond the layout."""
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from helpers.show.phi import set_title
+
+
+def accuracy_dots(table, title):
+    """Accuracy of classifiers in several splits, one dot a seed.
+
+    table: DataFrame with columns classifier, split, accuracy.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    sns.stripplot(
+        table, x="accuracy", y="classifier", hue="split", dodge=True, jitter=False, palette="colorblind", ax=axes
+    )
+    axes.set(xlabel="accuracy, mean of five folds", ylabel="")
+    axes.grid(axis="x", color="0.9")
+    axes.legend(title="", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    set_title(figure, title)
+    sns.despine(figure)
+    return figure
+
+
+def ten_maps(maps, title, bar_label, colours="inferno", high=0.0):
+    """The published layout: ten panels in 5 rows of 2, digits 0 to 9 in reading order, on one scale from 0.
+
+    maps: [10, rows, columns], non-negative. high: the top of the scale; 0: the largest value.
+    """
+    figure = Figure(figsize=(5.6, 10.5), layout="constrained")
+    every_axes = figure.subplots(5, 2)
+    for digit, (axes, panel) in enumerate(zip(every_axes.flat, maps, strict=True)):
+        image = axes.imshow(panel, cmap=colours, vmin=0, vmax=high or maps.max(), interpolation="nearest")
+        axes.set_title(str(digit), fontsize="medium")
+        number_cells(axes, panel.shape)
+    bar = figure.colorbar(image, ax=every_axes, extend=_extend(maps.max(), high), fraction=0.05)
+    bar.set_label(bar_label)
+    set_title(figure, title)
+    return figure
+
+
+def comparison(one, other, half_widths, names, title, colours="inferno", high=0.0):
+    """Ten rows of three panels: two conditions on one scale from 0, and their difference on one around 0.
+
+    one, other, half_widths: [10, rows, columns]; a dot marks a difference whose interval (± half-width) excludes 0.
+    names: of the two conditions. high: the top of the first scale; 0: the largest value.
+    """
+    figure = Figure(figsize=(6.4, 17), layout="constrained")
+    every_axes = figure.subplots(10, 3)
+    difference, top = one - other, high or max(one.max(), other.max())
+    most = np.abs(difference).max() or 1.0
+    for digit, row in enumerate(every_axes):
+        for axes, panel in zip(row, (one[digit], other[digit]), strict=False):
+            value = axes.imshow(panel, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        change = row[2].imshow(difference[digit], cmap="vlag", vmin=-most, vmax=most, interpolation="nearest")
+        down, across = np.nonzero(np.abs(difference[digit]) > half_widths[digit])
+        row[2].plot(across, down, "o", color="black", markersize=2.5)
+        row[0].set_ylabel(str(digit), rotation=0, labelpad=12)
+        for axes in row:
+            number_cells(axes, one[digit].shape, labelleft=axes is row[0], labelbottom=digit == 9)
+    for axes, name in zip(every_axes[0], (*names, "difference"), strict=True):
+        axes.set_title(name, fontsize="medium")
+    bars = {"location": "bottom", "fraction": 0.02, "pad": 0.01}
+    extend = _extend(max(one.max(), other.max()), high)
+    figure.colorbar(value, ax=every_axes[:, :2], extend=extend, **bars).set_label("share of all ten maps")
+    figure.colorbar(change, ax=every_axes[:, 2], **bars).set_label("difference of shares")
+    set_title(figure, title)
+    return figure
+
+
+def contested(maps, title, bar_label, colours="inferno"):
+    """The maps of some digits on several grids, a row a grid, on one scale from 0.
+
+    maps: {grid: {digit: [rows, columns]}}, non-negative.
+    """
+    figure = Figure(figsize=(8.5, 4.6), layout="constrained")
+    every_axes = figure.subplots(len(maps), len(next(iter(maps.values()))))
+    high = max(panel.max() for row in maps.values() for panel in row.values())
+    for row, (grid, panels) in zip(every_axes, maps.items(), strict=True):
+        for axes, (digit, panel) in zip(row, panels.items(), strict=True):
+            image = axes.imshow(panel, cmap=colours, vmin=0, vmax=high, interpolation="nearest")
+            axes.set_title(str(digit), fontsize="medium")
+            number_cells(axes, panel.shape)
+        row[0].set_ylabel(grid)
+    figure.colorbar(image, ax=every_axes, fraction=0.03).set_label(bar_label)
+    set_title(figure, title)
+    return figure
+
+
+def confusion(counts, title):
+    """Images by label (rows) and answer (columns), [10, 10]; the diagonal is in grey, errors are in colour."""
+    figure = Figure(figsize=(5.6, 5), layout="constrained")
+    axes = figure.subplots()
+    errors = counts * (1 - np.eye(10, dtype=int))
+    axes.imshow(errors, cmap="rocket_r", vmin=0, vmax=max(errors.max(), 5))
+    for label, answer in np.argwhere(counts):
+        right = label == answer
+        dark = not right and errors[label, answer] > max(errors.max(), 5) / 2
+        colour = "0.45" if right else "white" if dark else "black"
+        axes.text(answer, label, counts[label, answer], ha="center", va="center", color=colour, fontsize="small")
+    axes.set(xticks=range(10), yticks=range(10), xlabel="answer", ylabel="label")
+    set_title(figure, title)
+    return figure
+
+
+def worst_errors(images, labels, answers, probabilities, title):
+    """The images whose label got the least probability, worst first: [n, h, w], with label, answer and probability."""
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    every_axes = np.atleast_1d(figure.subplots(1, len(images)))
+    for axes, image, *words in zip(every_axes, images, labels, answers, probabilities, strict=True):
+        axes.imshow(image, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title("{} read as {}\np = {:.3f}".format(*words), fontsize="small")
+    set_title(figure, title)
+    return figure
+
+
+def similarity_dots(table, title):
+    """Rank similarities by method: one row a method, one panel for signed maps and one for absolute values.
+
+    table: DataFrame with columns method, with, signed, absolute; `with` names what the maps are compared with.
+    """
+    figure = Figure(figsize=(9.5, 1.4 + 0.45 * table["method"].nunique()), layout="constrained")
+    every_axes = figure.subplots(1, 2, sharey=True)
+    for axes, kind in zip(every_axes, ("signed", "absolute"), strict=True):
+        sns.stripplot(
+            table,
+            x=kind,
+            y="method",
+            hue="with",
+            jitter=False,
+            size=7,
+            palette="colorblind",
+            legend=axes is every_axes[1],
+            ax=axes,
+        )
+        axes.axvline(0, color="0.4", linewidth=0.8)
+        axes.grid(axis="y", color="0.9")
+        axes.set(xlabel="mean rank correlation", ylabel="", title=f"{kind} maps", xlim=(-0.35, 1))
+    every_axes[1].legend(title="compared with", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    set_title(figure, title)
+    sns.despine(figure)
+    return figure
+
+
+def null_dots(agreement, null, title):
+    """Agreement of every digit's maps with other trained networks: the network itself, and its randomised copies.
+
+    agreement: [10]. null: [N, 10].
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    copies, digits = np.indices(null.shape)
+    place = digits + 0.5 * (copies / max(len(null) - 1, 1) - 0.5)
+    axes.plot(place.ravel(), null.ravel(), "o", color="0.7", markersize=2, label=f"{len(null)} randomised copies")
+    axes.plot(range(10), agreement, "D", color=sns.color_palette("colorblind")[0], label="the network under study")
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    axes.set(xticks=range(10), xlabel="digit", ylabel="rank correlation with other\ntrained networks' maps")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    set_title(figure, title)
+    sns.despine(figure)
+    return figure
+
+
+def replacement_curves(curves, title):
+    """Mean probability of the label while pixels are removed or put in, with a band of two standard errors.
+
+    curves: {panel title: {order: curves [n, steps + 1]}}.
+    """
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    every_axes = figure.subplots(1, len(curves), sharey=True)
+    for axes, (name, orders) in zip(every_axes, curves.items(), strict=True):
+        for colour, (order, values) in zip(sns.color_palette("colorblind"), orders.items(), strict=False):
+            share = np.linspace(0, 1, values.shape[1])
+            mean, error = values.mean(0), values.std(0) / len(values) ** 0.5
+            axes.fill_between(share, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(share, mean, color=colour, label=f"{order} ({np.trapezoid(mean, share):.3f})")
+        axes.set(title=name, xlabel="share of pixels replaced", ylim=(0, 1.02))
+        axes.legend(frameon=False, fontsize="small", title="order (area)")
+    every_axes[0].set_ylabel("probability of the label")
+    set_title(figure, title)
+    sns.despine(figure)
+    return figure
+
+
+def layer_curves(table, title):
+    """Similarity with the trained network's maps while layers are randomised; from the output down.
+
+    table: DataFrame with columns randomised, how, layer, signed, absolute, and the last two with ± for their bars.
+    """
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    every_axes = figure.subplots(1, 2, sharey=True)
+    for axes, (how, part) in zip(every_axes, table.groupby("how", sort=False), strict=True):
+        for colour, kind in zip(sns.color_palette("colorblind"), ("signed", "absolute"), strict=False):
+            spread = {"yerr": part[f"{kind} ±"], "capsize": 2, "color": colour, "label": f"{kind} maps"}
+            axes.errorbar(part["randomised"], part[kind], fmt="o-", **spread)
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        axes.set_xticks(part["randomised"], part["layer"], rotation=90, fontsize="x-small")
+        axes.set(
+            title=f"{how}: " + ("this layer and all above" if how == "cascading" else "this layer alone"),
+            ylim=(-0.3, 1.02),
+        )
+        axes.set_xlabel("layer randomised, the output first")
+    every_axes[0].set_ylabel("rank correlation with\nthe trained network's maps")
+    every_axes[1].legend(frameon=False)
+    set_title(figure, title)
+    sns.despine(figure)
+    return figure
+
+
+def number_cells(axes, shape, **labels):
+    """Cell numbers from 0 along both axes; the first and every few of larger grids. labels: which to write."""
+    rows, columns = shape
+    axes.set_xticks(range(0, columns, 1 + columns // 10))
+    axes.set_yticks(range(0, rows, 1 + rows // 10))
+    axes.tick_params(length=2, labelsize="x-small", **labels)
+
+
+def _extend(most, high):
+    return "max" if high and most > high else "neither"

@@ -1,0 +1,48 @@
+"""Numbers in words, for sentences and titles."""
+
+import numpy as np
+
+PRIME, MINUS = "\u2032", "\u2212"
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def adapter_names(ranks):
+    """Names of adapters by rank, primed where a rank comes again: `r = 64`, `r = 64′`."""
+    return [f"r = {rank}" + PRIME * ranks[:n].count(rank) for n, rank in enumerate(ranks)]
+
+
+def number(value, digits=2):
+    """A number in words, with a true minus sign; `–` for NaN."""
+    return "–" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", MINUS)
+
+
+def span(values, digits=1):
+    """Least and greatest of some numbers in words, `1.0 to 2.5`, or the one they share."""
+    ends = dict.fromkeys(number(end, digits) for end in (min(values), max(values)))
+    return " to ".join(ends)
+
+
+def readings(values, names, digits=2):
+    """Numbers with what each belongs to, in words: `0.20 (query), 0.36 (value)`."""
+    return ", ".join(f"{number(value, digits)} ({name})" for value, name in zip(values, names, strict=True))
+
+
+def probability(logarithm):
+    """A probability in words from its natural logarithm: `0.36`, `0.048`, and below 0.001 `3·10⁻⁵`."""
+    if logarithm == -np.inf:
+        return "less than 10⁻³⁰⁰"
+    if logarithm >= np.log(0.00095):
+        return f"{np.exp(logarithm):.{2 if logarithm >= np.log(0.095) else 3}f}"
+    exponent = np.floor(logarithm / np.log(10) + np.log10(20 / 19))  # 9.5 and more count as 10
+    digit = np.exp(logarithm - exponent * np.log(10))
+    return f"{digit:.0f}·10" + f"{exponent:.0f}".translate(SUPERSCRIPTS)
+
+
+def p_value(p):
+    """`probability` of a number that may have underflowed to 0."""
+    return probability(np.log(p) if p else -np.inf)
+
+
+def probabilities(logarithms, names):
+    """Probabilities with what each belongs to, as `readings` does."""
+    return ", ".join(f"{probability(value)} ({name})" for value, name in zip(logarithms, names, strict=True))

@@ -1,0 +1,370 @@
+"""What φ is when the two subspaces have nothing to do with each other.
+
+U and V are independent and uniform (Haar) among the subspaces of dimension i and j of R^d. Their squared cosines follow
+the Jacobi ensemble, and min(i, j) φ is its trace, the Pillai-Bartlett statistic (Muirhead 1982, *Aspects of
+Multivariate Statistical Theory*, chapters 3 and 10). Formulas first, then draws, then pairs that are not chance.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from scipy import optimize, special
+
+from helpers.subspaces import similarity
+
+UNDERFLOW = 1e-280  # below this the incomplete beta function nears the end of double precision
+FRACTION_TERMS = 64  # of the continued fraction; where it is used, some 20 are enough
+CHUNK = 2**22  # numbers drawn at once
+
+
+def mean(i, j, d):
+    """E φ = max(i, j) / d. i, j, d: positive integers or arrays of them that broadcast; i, j ≤ d."""
+    i, j, d = _checked_dimensions(i, j, d)
+    return np.maximum(i, j) / d
+
+
+def variance(i, j, d):
+    """Var φ = 2 i j (d-i)(d-j) / [d² (d-1)(d+2) min(i, j)²], exact for every i, j ≤ d; d = 1 gives 0.
+
+    From the second moments of a uniform projector; the law is the Pillai-Bartlett trace of the Jacobi ensemble.
+    """
+    return _variance(*_checked_dimensions(i, j, d))
+
+
+def mean_grid(rows, columns, d):
+    """E φ for every i ≤ rows and j ≤ columns: [rows, columns], as `similarity.similarity_grid` lays φ out."""
+    return mean(*np.ogrid[1 : rows + 1, 1 : columns + 1], d)
+
+
+def z_score(phi, i, j, d):
+    """Standard deviations by which φ lies above chance; broadcasts. NaN where chance has no spread (i or j = d)."""
+    spread = np.sqrt(variance(i, j, d))
+    return (phi - mean(i, j, d)) / np.where(spread > 0, spread, np.nan)
+
+
+def tail_probability(phi, i, j, d):
+    """P(φ of random subspaces ≥ phi): the p-value of φ against chance, see `log_tail_probability`."""
+    return np.exp(log_tail_probability(phi, i, j, d))
+
+
+def log_tail_probability(phi, i, j, d):
+    """Natural logarithm of P(φ of random subspaces ≥ phi), also where the probability itself underflows.
+
+    phi: numbers in [0, 1], NaN for unknown; phi, i, j, d broadcast. The law is taken to be a Beta law with the exact
+    mean and variance, on [(i + j − d)₊ / min(i, j), 1], below which φ cannot fall. That is exact where i, j, d − i or
+    d − j is 1. Elsewhere it was held against importance sampling (`sampled_log_tail`) at 260 shapes: log₁₀ P is off by
+    at most 0.07 where P ≥ 0.01 and 0.12 where P ≥ 0.001, and by 8 % of itself where P ≥ 10⁻⁹, for d ≥ 60; by 3 % of
+    itself there for d ≥ 384. At d = 20 P may be wrong by a factor of 2 at 0.001. As a rule P comes out too
+    large where i + j is well below d, too small where it is near d. Where φ is a constant (i or j = d) P is 1.
+    Raises ValueError for phi outside [0, 1] and for what is no dimension.
+    """
+    phi = _checked_phi(phi)
+    floor, a, b = _beta(i, j, d)
+    x, a, b = np.broadcast_arrays(_above_floor(phi, floor), a, b)
+    tail = special.betaincc(a, b, x)
+    far = (tail < UNDERFLOW) & (x < 1)
+    with np.errstate(divide="ignore"):
+        logarithm = np.array(np.log(tail))
+    logarithm[far] = _log_far_tail(a[far], b[far], x[far])
+    return logarithm[()]
+
+
+def critical_phi(probability, i, j, d):
+    """The φ that random subspaces reach with this probability, in (0, 1), under the law of `log_tail_probability`."""
+    if not ((np.asarray(probability) > 0) & (np.asarray(probability) < 1)).all():
+        raise ValueError(f"probability is {probability}: expected numbers between 0 and 1")
+    floor, a, b = _beta(i, j, d)
+    return floor + (1 - floor) * special.betainccinv(a, b, probability)
+
+
+def rise_as_phi(rise, first, last, j):
+    """The φ of one block of directions that a rise of φ amounts to, for j ≤ first < last ≤ d.
+
+    φ(last, j) − φ(first, j) is the share of V's j directions in the block of last − first directions of U between
+    them, (1/j) ‖·‖², which is φ(last − first, j) of that block but for its divisor. Of two random subspaces the rise
+    therefore has the law of φ at i = last − first; the nesting of the two φ needs no other account.
+    rise: numbers from 0 to what the block allows; ValueError for others, but for rounding, and unless j ≤ first < last.
+    """
+    if not j <= first < last:
+        raise ValueError(f"rise from i = {first} to {last} at j = {j}: expected j ≤ first < last")
+    phi = np.asarray(rise) * j / np.minimum(last - first, j)
+    rounded = np.clip(phi, 0.0, 1.0)
+    return _checked_phi(np.where(np.abs(phi - rounded) < 1e-9, rounded, phi))
+
+
+def cosine_density(cosines, i, j, d):
+    """Wachter's limit of the density of the min(i, j) squared cosines, for large d at fixed i/d and j/d.
+
+    cosines: [n] squared cosines in (0, 1). Where i + j > d a share (i + j − d) / min(i, j) of them is exactly 1 and
+    not in the density. Source: Wachter 1980, Annals of Statistics 8.
+    """
+    x, (low, high) = np.asarray(cosines, dtype=np.float64), cosine_limits(i, j, d)
+    inside = np.sqrt(np.clip((high - x) * (x - low), 0.0, None))
+    return inside * d / (2 * np.pi * min(i, j) * x * (1 - x))
+
+
+def cosine_limits(i, j, d):
+    """(least, greatest) squared cosine in Wachter's limit, apart from those that are exactly 0 or 1."""
+    _checked_dimensions(i, j, d)
+    a, b = i / d, j / d
+    low, high = ((np.sqrt(a * (1 - b)) + sign * np.sqrt(b * (1 - a))) ** 2 for sign in (-1, 1))
+    return float(low), float(min(high, 1.0))
+
+
+def random_directions(d, k, rng):
+    """k uniform random orthonormal directions [d, k] of R^d: a Haar frame, and so a uniform subspace.
+
+    The right singular directions of `gaussian_factor` span such a subspace as well, at any number of them. The signs
+    that QR chooses are undone (Mezzadri 2007, arXiv:math-ph/0609050). rng: numpy Generator. Raises ValueError unless
+    1 ≤ k ≤ d.
+    """
+    _checked_dimensions(k, k, d)
+    q, r = np.linalg.qr(rng.standard_normal((d, k)))
+    return q * np.sign(np.diag(r))
+
+
+def gaussian_factor(r, d, rng):
+    """A_rand [r, d] of the paper's random panels: independent standard normal entries (Hu et al. 2021, appendix G)."""
+    _checked_dimensions(r, r, d)
+    return rng.standard_normal((r, d))
+
+
+def random_cosines(i, j, d, draws, rng):
+    """Squared cosines of the principal angles of random pairs, falling: [draws, min(i, j)].
+
+    Two Wishart matrices of the smaller dimension stand for the subspaces, so the cost does not depend on d. Where
+    i + j > d, i + j − d cosines are 1 and the others are those of the orthogonal complements.
+    rng: numpy Generator. Raises ValueError for what is no dimension and for draws below 2.
+    """
+    _checked_dimensions(i, j, d)
+    _check_draws(draws)
+    forced = max(i + j - d, 0)
+    if forced:
+        i, j = d - i, d - j
+    smaller, larger = min(i, j), max(i, j)
+    if not smaller:
+        return np.ones((draws, forced))
+    parts = []
+    for n in _chunks(draws, smaller**2):
+        inside, outside = (_wishart(freedom, smaller, n, rng) for freedom in (larger, d - larger))
+        root = np.linalg.cholesky(inside + outside)
+        half = np.linalg.solve(root, inside)
+        parts.append(np.linalg.eigvalsh(np.linalg.solve(root, half.swapaxes(1, 2)))[:, ::-1])
+    return np.hstack([np.ones((draws, forced)), np.clip(np.concatenate(parts), 0.0, 1.0)])
+
+
+def random_phi(i, j, d, draws, rng):
+    """φ of random pairs: [draws]. As `random_cosines`."""
+    return random_cosines(i, j, d, draws, rng).mean(axis=1)
+
+
+def random_overlaps(i, j, d, draws, rng):
+    """Uᵀ V of random pairs, U being i and V being j random directions in order: [draws, i, j].
+
+    φ of the leading directions of one pair, over all of the grid, is `similarity.cumulative_phi` of its overlap. One
+    side is fixed, by invariance, and of the other only the part inside it is drawn. Raises as `random_cosines`.
+    """
+    _checked_dimensions(i, j, d)
+    _check_draws(draws)
+    return _overlaps(i, j, d, draws, rng)
+
+
+def least_log_tails(i, j, d, draws, rng):
+    """The smallest log tail probability anywhere in the grid of one random pair: [draws].
+
+    Its quantiles say how surprising the most surprising cell of an i × j grid has to be, with the dependence of
+    neighbouring cells accounted for (the max-statistic of Westfall & Young 1993).
+    """
+    _checked_dimensions(i, j, d)
+    _check_draws(draws)
+    rows, columns = np.ogrid[1 : i + 1, 1 : j + 1]
+    least = []
+    for n in _chunks(draws, i * j):
+        grids = similarity.cumulative_phi(_overlaps(i, j, d, n, rng))
+        least.append(log_tail_probability(grids, rows, columns, d).min(axis=(1, 2)))
+    return np.concatenate(least)
+
+
+def projection_norms(weight, rank, draws, rng):
+    """‖Uᵀ W V‖_F for uniform random U and V of `rank` directions each: [draws].
+
+    weight: [out, in]. Their root mean square is rank · ‖W‖_F / √(out · in), the random column of Table 7.
+    """
+    sides = [[random_directions(size, rank, rng) for size in weight.shape] for _ in range(draws)]
+    return np.array([np.linalg.norm(u.T @ weight @ v) for u, v in sides])
+
+
+def spectrum_matched(weight, rng):
+    """A random matrix with the singular values of `weight` [out, in] and uniform random singular directions."""
+    values = np.linalg.svd(weight, compute_uv=False)
+    left, right = (random_directions(size, len(values), rng) for size in weight.shape)
+    return left * values @ right.T
+
+
+def planted_directions(d, shares, k, rng):
+    """k orthonormal directions [d, k] whose φ with the first coordinate directions is known exactly.
+
+    shares: {i: φ}; φ(U, V, i, j) is that number at each of these i and every j ≤ min(i, k), where U are the coordinate
+    directions in order. In between it rises evenly but for chance. Rotate both for a pair in general position.
+    Raises ValueError unless the shares lie in [0, 1] and do not fall with i, and at least k dimensions lie between one
+    i and the next and beyond the last, wherever their shares differ.
+    """
+    ends = [0, *sorted(shares), d]
+    levels = [0.0, *(float(shares[i]) for i in ends[1:-1]), 1.0]
+    planted, energies = np.zeros((d, k)), np.diff(levels)
+    if not (energies >= 0).all():
+        raise ValueError(f"shares are {shares}: expected numbers in [0, 1] that do not fall as i grows")
+    for (start, stop), energy in zip(pairwise(ends), energies, strict=True):
+        if energy and stop - start < k:
+            raise ValueError(
+                f"{k} directions cannot all have a share of {energy:.3g} between i = {start} and {stop}: "
+                f"at least {k} dimensions are needed there"
+            )
+        if energy:
+            planted[start:stop] = np.sqrt(energy) * random_directions(stop - start, k, rng)
+    return planted
+
+
+def planted_cosines(cosines, strength):
+    """Squared cosines after the variance of V's directions inside U was raised by a factor: tan² falls by that factor.
+
+    cosines: squared cosines of random pairs. strength: the factor λ ≥ 0; 1 is chance. If A has Gaussian rows whose
+    variance is λ along each of U's directions and 1 across them, its row space has these angles with U.
+    """
+    raised = strength * cosines
+    return raised / (1 - cosines + raised)
+
+
+def detectable_phi(i, j, d, level, power, draws, rng):
+    """The mean φ of the weakest `planted_cosines` that are noticed with a given probability.
+
+    Noticed means tail probability ≤ level. level, power: probabilities, the second the greater and below 1.
+    Raises ValueError otherwise, and where φ is a constant (i or j = d).
+    """
+    if not 0 < level < power < 1:
+        raise ValueError(f"level is {level} and power is {power}: expected 0 < level < power < 1")
+    _check_varies(i, j, d)
+    cosines, critical = random_cosines(i, j, d, draws, rng), critical_phi(level, i, j, d)
+
+    def missing(log_strength):
+        return np.quantile(planted_cosines(cosines, np.exp(log_strength)).mean(axis=1), 1 - power) - critical
+
+    strength = np.exp(optimize.brentq(missing, -2.0, 40.0, xtol=1e-6))
+    return float(planted_cosines(cosines, strength).mean())
+
+
+def sampled_log_tail(phi, i, j, d, draws, rng):
+    """(log P(φ of random subspaces ≥ phi), its standard error), from draws, however small P is.
+
+    Importance sampling: pairs planted so strongly that they reach phi half of the time, weighted by how much less
+    likely chance makes them. An independent check of `log_tail_probability`. phi: a number above chance, below 1;
+    ValueError for others, and where φ is a constant (i or j = d).
+    """
+    _check_varies(i, j, d)
+    if not mean(i, j, d) < phi < 1:
+        raise ValueError(f"φ is {phi}: expected a number above chance, {mean(i, j, d):.6g}, and below 1")
+    if i + j > d:
+        phi = float(_above_floor(phi, _beta(i, j, d)[0]))
+        i, j = d - i, d - j
+    cosines = random_cosines(i, j, d, draws, rng)
+
+    def missing(log_strength):
+        return np.median(planted_cosines(cosines, np.exp(log_strength)).mean(axis=1)) - phi
+
+    strength = np.exp(optimize.brentq(missing, -2.0, 40.0, xtol=1e-6))
+    cosines = planted_cosines(cosines, strength)
+    odds = d / 2 * np.log(strength - (strength - 1) * cosines) - (d - max(i, j)) / 2 * np.log(strength)
+    logs = np.where(cosines.mean(axis=1) >= phi, odds.sum(axis=1), -np.inf)
+    weights = np.exp(logs - logs.max())
+    error = weights.std() / weights.mean() / np.sqrt(draws)
+    return float(logs.max() + np.log(weights.mean())), float(error)
+
+
+def _variance(i, j, d):
+    spread = 2.0 * i * j * (d - i) * (d - j)
+    return spread / (d**2 * np.maximum(d - 1.0, 1.0) * (d + 2.0) * np.minimum(i, j) ** 2)
+
+
+def _beta(i, j, d):
+    """Least φ, and the two parameters of the Beta law above it. Where φ is constant they are 1 and of no meaning."""
+    i, j, d = _checked_dimensions(i, j, d)
+    smaller = np.minimum(i, j)
+    floor = np.maximum(i + j - d, 0.0) / smaller
+    room = np.where(floor < 1, 1 - floor, 1.0)
+    centre = np.where(floor < 1, (np.maximum(i, j) / d - floor) / room, 0.5)
+    spread = np.where(floor < 1, _variance(i, j, d) / room**2, 1 / 12)
+    size = centre * (1 - centre) / spread - 1
+    return floor, centre * size, (1 - centre) * size
+
+
+def _above_floor(phi, floor):
+    """Where φ lies between its least value and 1, in [0, 1]; 0 where the two are one."""
+    return np.clip((phi - floor) / np.where(floor < 1, 1 - floor, np.inf), 0.0, 1.0)
+
+
+def _log_far_tail(a, b, x):
+    """log of the upper tail of the Beta law by its continued fraction (DLMF 8.17.22), for x well above the mean."""
+    y, fraction = 1 - x, np.zeros_like(x)
+    for n in range(FRACTION_TERMS, 0, -1):
+        m = n // 2
+        top = -(b + m) * (a + b + m) if n % 2 else m * (a - m)
+        fraction = top * y / ((b + n - 1) * (b + n)) / (1 + fraction)
+    return b * np.log(y) + a * np.log(x) - np.log(b) - special.betaln(a, b) - np.log1p(fraction)
+
+
+def _overlaps(i, j, d, draws, rng):
+    """`random_overlaps` of any number of draws."""
+    if j > i:
+        return _overlaps(j, i, d, draws, rng).swapaxes(1, 2)
+    inside = rng.standard_normal((draws, i, j))
+    if d - i >= j:
+        outside = _wishart(d - i, j, draws, rng)
+    else:
+        rest = rng.standard_normal((draws, d - i, j))
+        outside = rest.swapaxes(1, 2) @ rest
+    root = np.linalg.cholesky(inside.swapaxes(1, 2) @ inside + outside)
+    return np.linalg.solve(root, inside.swapaxes(1, 2)).swapaxes(1, 2)
+
+
+def _wishart(freedom, size, draws, rng):
+    """Wishart matrices with unit scale by Bartlett's decomposition, freedom ≥ size: [draws, size, size]."""
+    root = np.tril(rng.standard_normal((draws, size, size)), -1)
+    diagonal = np.arange(size)
+    root[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom - diagonal, (draws, size)))
+    return root @ root.swapaxes(1, 2)
+
+
+def _chunks(draws, size):
+    """Draws cut into parts of at most CHUNK numbers, `size` of them a draw."""
+    most = max(1, CHUNK // size)
+    return [most] * (draws // most) + [draws % most] * (draws % most > 0)
+
+
+def _checked_phi(phi):
+    phi = np.asarray(phi, dtype=np.float64)
+    if (outside := phi[(phi < 0) | (phi > 1)]).size:
+        raise ValueError(f"φ is {outside.flat[0]:.6g}: expected numbers in [0, 1]")
+    return phi
+
+
+def _check_varies(i, j, d):
+    if variance(i, j, d) == 0:
+        raise ValueError(f"φ is always 1 for i = {i}, j = {j}, d = {d}: nothing can lie beyond chance")
+
+
+def _check_draws(draws):
+    if not isinstance(draws, int | np.integer) or draws < 2:
+        raise ValueError(f"draws is {draws}: expected an integer of at least 2")
+
+
+def _checked_dimensions(i, j, d):
+    i, j, d = (np.asarray(value) for value in (i, j, d))
+    for name, value in (("i", i), ("j", j), ("d", d)):
+        if value.dtype.kind not in "iu" or (value < 1).any():
+            raise ValueError(f"{name} is {value}: expected positive integers")
+    for name, value in (("i", i), ("j", j)):
+        if (value > d).any():
+            raise ValueError(
+                f"{name} reaches {value.max()}, above d = {d.min()}: a subspace has at most the dimension of its space"
+            )
+    return i.astype(np.float64), j.astype(np.float64), d.astype(np.float64)

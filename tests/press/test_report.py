@@ -1,0 +1,184 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.press import Report, report
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a report displays: a list of (kind, content)."""
+    seen = []
+
+    class Handle:
+        def update(self, content):
+            seen.append(("answer", content.data))
+
+    def display(content, display_id=None):
+        seen.append((type(content).__name__, content))
+        return Handle() if display_id else None
+
+    monkeypatch.setattr(report, "display", display)
+    return seen
+
+
+def test_result_file_holds_everything_and_appears_with_the_last_cell(tmp_path, shown):
+    place = tmp_path / "new" / "results.json"
+    run = Report("name", {"seed": 3}, str(place))
+    run.claim("one", "It is so.", statistic=np.float64(2.5), threshold=2, holds=np.bool_(True), source="a paper")
+    run.claim("two", "It is not.", statistic=np.nan, threshold=None, holds=False, source="here")
+    run.claim("three", "Who knows.", statistic=None, threshold=None, holds=None, source="here")
+    run.table("t", pd.DataFrame({"k": [1, 2], "z": [0.5, np.nan]}), "caption")
+    run.finding("found")
+    run.finding("the answer", first=True)
+    assert not place.exists()
+    run.finish()
+    content = json.loads(place.read_text())
+    assert content["complete"] is True
+    assert content["notebook"] == "name"
+    assert content["parameters"] == {"seed": 3}
+    assert [claim["holds"] for claim in content["claims"]] == [True, None, None]
+    assert content["claims"][0] == {
+        "name": "one", "statement": "It is so.", "statistic": 2.5, "threshold": 2.0, "holds": True, "source": "a paper",
+        "found": "",
+    }  # fmt: skip
+    assert content["claims"][1]["statistic"] is None
+    assert content["tables"]["t"] == {"columns": ["k", "z"], "rows": [[1, 0.5], [2, None]]}
+    assert {"commit", "versions", "inputs", "threads", "seconds", "peak_memory_mb"} <= content["provenance"].keys()
+    answer = next(text for kind, text in shown if kind == "answer")
+    assert answer.endswith("\n- the answer\n- found")
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_pandas_reads_a_result_file(tmp_path, shown):
+    run = Report("name", {}, str(tmp_path / "r.json"))
+    run.claim("one", "So.", statistic=2.5, threshold=2, holds=True, source="here", found="2.5 of it")
+    frame = pd.DataFrame({"k": [1, 2], "z": [0.5, np.nan], "name": ["a", "b"]})
+    run.table("t", frame, "caption")
+    run.finish()
+    found = pd.read_json(tmp_path / "r.json", typ="series")
+    table = found["tables"]["t"]
+    pd.testing.assert_frame_equal(pd.DataFrame(table["rows"], columns=table["columns"]), frame)
+    assert pd.DataFrame(found["claims"]).loc[0, ["holds", "found"]].tolist() == [True, "2.5 of it"]
+
+
+def test_claims_are_tallied_and_shown_with_what_was_found(shown):
+    run = Report("name", {})
+    for holds in (True, False, False, None):
+        run.claim("c", "<b>So.", statistic=1, threshold=0, holds=holds, source="here", found="1 <i>")
+    run.finish()
+    table = next(content.data for kind, content in shown if kind == "HTML" and "<h2>Claims" in content.data)
+    assert "1 hold, 2 do not, 1 undecided" in table
+    assert table.count("<td>1 &lt;i&gt;</td>") == 4
+    assert "<b>" not in table
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+    report.write_together(tmp_path, {"a": "old", "b": "old"})
+    written = []
+
+    def fail(path, content):
+        written.append(path.name)
+        if path.name == "b":
+            raise OSError("disk full")
+
+    monkeypatch.setattr(report, "write_whole", fail)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_together(tmp_path, {"a": "new", "b": "new"})
+    assert written == ["a", "b"]
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+
+
+def test_no_path_no_file(tmp_path, shown, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Report("name", {}).finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    place = tmp_path / "results.json"
+    report.write_whole(place, "old")
+    monkeypatch.setattr(report.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        report.write_whole(place, "new")
+    assert place.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a`b`*c*",
+    "$x$",
+    "[l](javascript:1)",
+    "![x](http://y)",
+    "a|b\n# c",
+    "&amp;",
+    "_a_",
+    "~~",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_from_files_stay_text_in_markdown_and_in_tables(text, shown):
+    from nbconvert.filters import markdown2html
+
+    page = markdown2html(f"before {report.literal(text)} after")
+    inside = page.split("<code>")[1].split("</code>")[0]
+    assert "<" not in inside.replace("<br>", "")
+    assert __import__("html").unescape(inside).split() == text.split()
+    Report("name", {}).table("t", pd.DataFrame({text: [text]}), text)
+    table = shown[-1][1].data
+    assert "<script" not in table
+    assert table.count("<t") == len(["table", "thead", "tr", "th", "tbody", "tr", "td"])
+
+
+def test_numbers_without_end_are_shown_and_undecided(tmp_path, shown):
+    run = Report("name", {}, str(tmp_path / "r.json"))
+    run.table("t", pd.DataFrame({"z": [np.inf, np.nan, 12.5]}), "caption")
+    run.claim("c", "So.", statistic=np.inf, threshold=3, holds=True, source="here")
+    run.finish()
+    assert json.loads((tmp_path / "r.json").read_text())["tables"]["t"]["rows"] == [[None], [None], [12.5]]
+
+
+def test_figures_carry_their_text(shown):
+    from matplotlib.figure import Figure
+
+    Report("name", {}).figure(Figure(figsize=(2, 1)), alt="a line from 0 to 1")
+    data, metadata = shown[-1][1]._repr_mimebundle_()
+    assert "image/png" in data
+    assert metadata["image/png"]["alt"] == "a line from 0 to 1"
+
+
+def test_raised_digits_are_markup_on_the_page_and_text_in_the_file(tmp_path, shown):
+    run = Report("name", {}, str(tmp_path / "r.json"))
+    run.claim("c", "p is 4·10⁻⁴¹.", statistic=1, threshold=0, holds=True, source="here")
+    run.finish()
+    assert "10<sup>−41</sup>." in shown[1][1].data
+    assert json.loads((tmp_path / "r.json").read_text())["claims"][0]["statement"] == "p is 4·10⁻⁴¹."
+
+
+def test_what_a_report_is_about_stands_in_everything_it_shows(tmp_path, shown):
+    from matplotlib.figure import Figure
+
+    run = Report("name", {}, str(tmp_path / "r.json"), about="Synthetic")
+    run.finding("**So.** It is.")
+    run.claim("c", "It holds.", statistic=1, threshold=0, holds=True, source="here")
+    run.table("t", pd.DataFrame({"x": [1]}), "caption")
+    run.figure(Figure(figsize=(2, 1)), alt="1 line")
+    run.finish()
+    texts = [str(getattr(item[1], "data", "")) for item in shown[1:4]]
+    assert all("Synthetic:" in text for text in texts)
+    assert shown[4][1]._repr_mimebundle_()[1]["image/png"]["alt"] == "Synthetic: 1 line"
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["claims"][0]["statement"] == "Synthetic: It holds."
+    assert written["about"] == "Synthetic"
+
+
+def test_hashes_are_sha256_and_a_very_large_file_is_not_read(tmp_path, monkeypatch):
+    file = tmp_path / "x"
+    file.write_bytes(b"abc")
+    assert report.file_hash(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    monkeypatch.setattr(report, "HASHED_UP_TO", 2)
+    assert report.file_hash(file) == "not hashed: 3 bytes"

@@ -1,0 +1,345 @@
+import asyncio
+import base64
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import nbformat
+import pytest
+
+from helpers.paths import ROOT
+from helpers.press import run
+from helpers.press.run import Outcome, RunFailed
+from helpers.show import explore
+from tests import small
+
+FILES = ["notebook.ipynb", "report.html", "results.json"]
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    return small.write(tmp_path / "small.ipynb", small.REPORT)
+
+
+def names(place):
+    return sorted(file.name for file in place.iterdir())
+
+
+def contents(place):
+    return {file.name: file.read_bytes() for file in place.iterdir()}
+
+
+def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
+    place = run.run(notebook, {}, tmp_path / "out")
+    assert names(place) == FILES
+    assert json.loads((place / "results.json").read_text())["complete"] is True
+    good = contents(place)
+    with pytest.raises(RunFailed, match=r"small: RuntimeError: as asked") as failure:
+        run.run(notebook, {"fail": True}, tmp_path / "out")
+    assert failure.value.outcome is Outcome.FAILED_CELL
+    assert "the report beside it is an earlier run's" in str(failure.value)
+    assert "as asked" in (place / "failed.ipynb").read_text()
+    assert good.items() <= contents(place).items()
+    run.run(notebook, {}, tmp_path / "out")
+    assert names(place) == FILES
+
+
+@pytest.mark.parametrize(
+    ("source", "limit", "outcome", "message"),
+    [
+        ("import os\nos._exit(3)", None, Outcome.DEAD_KERNEL, r"the kernel of small died \(exit status 3\)"),
+        ("import os\nos.kill(os.getpid(), 9)", None, Outcome.DEAD_KERNEL, r"died \(SIGKILL, out of memory\?\)"),
+        ("import time\ntime.sleep(60)", 3, Outcome.TIMED_OUT, "took longer than 3 s and was stopped"),
+        ("import sys\nsys.exit(0)", None, Outcome.FAILED_CELL, "a cell ended the run"),
+        ("1 / 0", None, Outcome.FAILED_CELL, "ZeroDivisionError: division by zero"),
+        ("pass", None, Outcome.FAILED_CELL, "ended without its result file"),
+        (
+            "from helpers.weights import CheckpointError as E\nraise E('torn')",
+            None,
+            Outcome.UNREADABLE_FILE,
+            "torn",
+        ),
+        (
+            "from helpers.weights.modules import NoSuchModule as E\nraise E('none')",
+            None,
+            Outcome.BAD_PARAMETER,
+            "small: none",
+        ),
+    ],
+    ids=["exit", "killed", "slow", "sys.exit", "error", "no result", "unreadable", "no module"],
+)
+def test_how_a_run_ended_is_told_and_what_was_there_stays(source, limit, outcome, message, tmp_path):
+    rest = [] if source == "pass" else ["raise KeyError('never run')"]
+    notebook = small.write(tmp_path / "small.ipynb", "print('so far')", source, *rest)
+    place = tmp_path / "out" / "small"
+    place.mkdir(parents=True)
+    old = dict.fromkeys(FILES, '{"notebook": "old", "claims": []}')
+    for name, text in old.items():
+        (place / name).write_text(text)
+    with pytest.raises(RunFailed, match=message) as failure:
+        run.run(notebook, {}, tmp_path / "out", limit=limit)
+    assert failure.value.outcome is outcome
+    assert str(place / "failed.ipynb") in str(failure.value)
+    assert {name: (place / name).read_text() for name in FILES} == old
+    cells = [cell for cell in nbformat.read(place / "failed.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    outputs = [[output.output_type for output in cell.outputs] for cell in cells]
+    assert outputs[:3] == [[], [], ["stream"]]
+    assert ("error" in outputs[3]) == bool(rest)
+    assert not any(outputs[4:])
+
+
+def test_nothing_of_a_kernel_is_left(tmp_path):
+    mark = f"MARK={tmp_path}"
+    source = f"import subprocess, time\nsubprocess.Popen(['env', {mark!r}, 'sleep', '300'])\ntime.sleep(60)"
+    notebook = small.write(tmp_path / "small.ipynb", source)
+    with pytest.raises(RunFailed, match="took longer"):
+        run.run(notebook, {}, tmp_path / "out", limit=4)
+    assert small.processes(mark) == []
+
+
+def test_a_kernel_that_does_not_start_is_tried_again_and_nothing_else_is(notebook, tmp_path, monkeypatch):
+    starts, start = [], run.NotebookClient.async_start_new_kernel_client
+
+    async def fail(client):
+        starts.append(client)
+        if len(starts) < failures:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return await start(client)
+
+    monkeypatch.setattr(run.NotebookClient, "async_start_new_kernel_client", fail)
+    failures = run.STARTS
+    assert names(run.run(notebook, {}, tmp_path)) == FILES
+    assert len(starts) == run.STARTS
+    starts.clear()
+    with pytest.raises(RunFailed, match="as asked"):
+        run.run(notebook, {"fail": True}, tmp_path)
+    assert len(starts) == run.STARTS
+    starts.clear()
+    failures = 99
+    with pytest.raises(RunFailed, match="did not start") as failure:
+        run.run(notebook, {}, tmp_path)
+    assert failure.value.outcome is Outcome.KERNEL_NOT_STARTED
+    assert len(starts) == run.STARTS
+
+
+def test_a_full_disk_leaves_the_old_report_whole(notebook, tmp_path):
+    """Files may not grow beyond a size here: writing fails as on a full disk, in a process that really writes."""
+    place = run.run(notebook, {}, tmp_path / "out")
+    good = contents(place)
+    (tmp_path / "more").mkdir()
+    padded = small.write(tmp_path / "more" / "small.ipynb", "print(('x' * 99 + '\\n') * 3000)", small.REPORT)
+    words = [sys.executable, "-m", "helpers", "run", str(padded), "--out", str(tmp_path / "out")]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
+    limited = subprocess.run(words, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert limited.returncode == Outcome.NOT_WRITTEN
+    assert limited.stderr.splitlines()[-1].startswith(
+        f"error: small ran, but {place} cannot be written: File too large"
+    )
+    assert contents(place) == good
+
+
+def test_no_place_for_temporary_files_ends_a_run_and_leaves_the_old_report(notebook, tmp_path, monkeypatch):
+    place = run.run(notebook, {}, tmp_path / "out")
+    good = contents(place)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    (failure,) = run.run_all([notebook], {}, tmp_path / "out")
+    assert failure.outcome is Outcome.NOT_WRITTEN
+    assert "small: " in str(failure)
+    assert contents(place) == good
+
+
+def test_a_kernel_is_told_whether_its_page_has_sliders(tmp_path):
+    """`run` makes pages with sliders, a refreshed notebook has the figures at rest."""
+    asked = f"os.environ[{explore.FRAMES!r}]"
+    source = "import os\n" + small.LIGHT.replace('"tables": {}', f'"tables": {{"t": {asked}}}')
+    place = run.run(small.write(tmp_path / "small.ipynb", source), {}, tmp_path / "out")
+    assert json.loads((place / "results.json").read_text())["tables"]["t"] == "1"
+    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"import os; print(repr({asked}))")])
+    asyncio.run(run.execute(content, name="small"))
+    assert content.cells[0].outputs[0].text == "''\n"
+
+
+def test_several_run_at_once_and_one_that_fails_does_not_stop_the_others(tmp_path):
+    source = "import os, time\nstarted = time.time()\ntime.sleep(1.5)\n" + small.LIGHT
+    source = source.replace('"tables": {}', '"tables": {"t": [started, time.time(), os.environ["OMP_NUM_THREADS"]]}')
+    notebooks = [small.write(tmp_path / f"{name}.ipynb", source) for name in ("one", "two")]
+    bad = small.write(tmp_path / "bad.ipynb", "1 / 0")
+    one, failure, two = run.run_all([notebooks[0], bad, notebooks[1]], {}, tmp_path / "out", jobs=3)
+    assert failure.outcome is Outcome.FAILED_CELL
+    (a, b, threads), (c, d, _) = (json.loads((x / "results.json").read_text())["tables"]["t"] for x in (one, two))
+    assert max(a, c) < min(b, d)
+    assert threads == os.environ.get("OMP_NUM_THREADS", str(max(1, os.cpu_count() // 3)))
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert index.count("/report.html") == 2
+    assert "0 hold, 1 do not, 0 undecided" in index
+
+
+def test_a_page_or_a_result_that_is_none_keeps_the_notebook(notebook, tmp_path, monkeypatch):
+    other = small.write(tmp_path / "other.ipynb", "open(results, 'w').write('{}')")
+    with pytest.raises(RunFailed, match="a result file without notebook and claims"):
+        run.run(other, {}, tmp_path / "out")
+    monkeypatch.setattr(run.pages, "page", lambda *_: 1 / 0)
+    with pytest.raises(RunFailed, match="its page cannot be made: ZeroDivisionError") as failure:
+        run.run(notebook, {}, tmp_path / "out")
+    assert failure.value.outcome is Outcome.NOT_WRITTEN
+    assert names(tmp_path / "out" / "small") == ["failed.ipynb"]
+
+
+def test_notebooks_of_one_name_are_refused(notebook, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = small.write(tmp_path / "other" / "small.ipynb", small.LIGHT)
+    with pytest.raises(ValueError, match="have one name"):
+        run.run_all([notebook, other], {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_threads_are_shared_among_the_kernels_unless_the_user_says(tmp_path, monkeypatch):
+    notebook = small.write(tmp_path / "n.ipynb", "import os\nprint(os.environ['OMP_NUM_THREADS'])")
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
+    for variable, jobs, expected in ((None, 2, "4"), (None, 16, "1"), ("3", 2, "3")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if variable:
+            monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        content = run.load(notebook)
+        asyncio.run(run.execute(content, name="n", jobs=jobs))
+        assert content.cells[-1].outputs[0].text == expected + "\n"
+
+
+def test_it_runs_where_a_loop_is_running_already_as_in_jupyter(tmp_path):
+    async def cell():
+        return run.run(small.write(tmp_path / "n.ipynb", small.LIGHT), {}, tmp_path)
+
+    assert names(asyncio.run(cell())) == FILES
+
+
+def test_progress_names_cells_and_sections(tmp_path):
+    steps = []
+    notebook = small.write(tmp_path / "n.ipynb", small.LIGHT)
+    run.run(notebook, {}, tmp_path, progress=lambda *step: steps.append(step))
+    assert steps[0] == ("n", 0, 4, "Title & more")
+    assert steps[-1][:3] == ("n", 4, 4)
+
+
+def test_an_interrupted_run_keeps_what_it_had_and_its_kernel_goes(tmp_path):
+    notebook = small.write(tmp_path / "small.ipynb", "print('so far')", small.LIGHT)
+    words = [sys.executable, "-m", "helpers", "run", str(notebook), "--out", str(tmp_path), "-p", "wait", "60"]
+    mark = f"MARK={tmp_path}"
+    environment = {"MARK": str(tmp_path), **os.environ}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    while len(small.processes(mark)) < 2:  # it and its kernel
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1].splitlines()[-1].startswith("error: interrupted")
+    assert process.returncode == Outcome.INTERRUPTED
+    assert small.processes(mark) == []
+    assert "small was interrupted in section" in (tmp_path / "small" / "failed.ipynb").read_text()
+
+
+def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path, call, capsys):
+    status, out, _ = call("run", notebook, "--out", tmp_path)
+    assert (status, out) == (0, f"report: {tmp_path / 'small' / 'report.html'}\n")
+    status, _, said = call("run", notebook, "--out", tmp_path, "-p", "fail", "true")
+    assert status == 1
+    assert said.startswith("error: small: RuntimeError: as asked")
+    bad = call("run", "01_subspace_similarity", "--out", tmp_path, "-p", "modul", "x")
+    assert bad == (2, "", "error: there is no parameter 'modul'; did you mean 'module'?")
+    torn = call("run", notebook, "-p", "x", "[a")
+    assert torn[2] == "error: parameter x is '[a', which is not YAML: a list is \"[DIR, DIR]\""
+    several = call("run", "02_random_baselines", "03_digit_saliency", "--out", tmp_path, "-p", "draws", "9")
+    assert several[:2] == (2, "")  # refused for the second before the first runs
+    assert "there is no parameter 'draws'" in several[2]
+    (tmp_path / "torn.ipynb").write_text('{"cells": [')
+    unreadable = call("run", tmp_path / "torn.ipynb")
+    assert unreadable[0] == Outcome.UNREADABLE_FILE
+    assert "cannot be read as a notebook" in unreadable[2]
+    for option, value, expected in (("--jobs", "0", "1 or more"), ("--limit", "-3", "0 for no limit")):
+        with pytest.raises(SystemExit, match="2"):
+            call("run", notebook, f"{option}={value}")
+        assert expected in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        call("run", "--help")
+    told = capsys.readouterr().out
+    assert "a list is" in told
+    assert re.search(r"3\s+timed out;\s+4\s+dead\s+kernel", told)
+
+
+def test_a_page_can_be_rendered_again(notebook, tmp_path, call):
+    place = run.run(notebook, {}, tmp_path / "out")
+    again = call("render", place / "notebook.ipynb", "--out", tmp_path / "page.html")
+    assert again[:2] == (0, f"page: {tmp_path / 'page.html'}\n")
+    page, report = (tmp_path / "page.html").read_text(), (place / "report.html").read_text()
+    assert page == report.replace('<p><a href="../index.html">All reports</a></p>\n', "") != report
+
+
+def test_notebooks_are_found_by_name_and_a_wrong_one_is_told(tmp_path):
+    assert run.find("01_subspace_similarity") == ROOT / "notebooks" / "01_subspace_similarity.ipynb"
+    assert run.find("lora_adapters") == ROOT / "notebooks" / "training" / "lora_adapters.ipynb"
+    with pytest.raises(ValueError, match="did you mean 03_digit_saliency"):
+        run.find("03_digit_salience")
+    with pytest.raises(ValueError, match="is not a file"):
+        run.find(str(tmp_path / "none.ipynb"))
+    with pytest.raises(ValueError, match="leave it out, and give --out"):
+        run.check("01_subspace_similarity", {"results": "x"})
+
+
+def test_parameters_reach_the_kernel_as_the_schema_reads_them():
+    given = {"seed": "3", "adapters": "[a, b]", "module": "query"}
+    assert run.check("01_subspace_similarity.ipynb", given) == {"seed": 3, "adapters": ["a", "b"], "module": "query"}
+
+
+def test_a_failed_refresh_leaves_the_notebook(tmp_path):
+    notebook = small.write(tmp_path / "small.ipynb", "1 / 0")
+    before = notebook.read_text()
+    with pytest.raises(RunFailed, match="ZeroDivisionError") as failure:
+        run.refresh(notebook)
+    assert notebook.read_text() == before
+    assert "ZeroDivisionError" in notebook.with_suffix(".failed.ipynb").read_text()
+    assert str(notebook.with_suffix(".failed.ipynb")) in str(failure.value)
+
+
+def test_refresh_puts_outputs_in_and_nothing_of_the_machine(notebook):
+    run.refresh(notebook)
+    text, content = notebook.read_text(), nbformat.read(notebook, as_version=4)
+    assert "So." in text
+    assert "papermill" not in text
+    assert str(notebook.parent) not in text
+    assert not re.search(r"\d{4}-\d\d-\d\dT", text)
+    assert content.metadata["source_digest"] == run.source_digest(content)
+    content.cells[0].source += "prose may change"
+    assert content.metadata["source_digest"] == run.source_digest(content)
+    content.cells[1].source += "\nchanged = 1"
+    assert content.metadata["source_digest"] != run.source_digest(content)
+    ids = [cell.id for cell in content.cells]
+    run.refresh(notebook)
+    assert [cell.id for cell in nbformat.read(notebook, as_version=4).cells] == ids
+
+
+def test_the_picture_is_that_of_the_cell_with_the_tag_and_bars_that_are_done_leave_nothing():
+    def cell(*outputs, tags=()):
+        found = nbformat.v4.new_code_cell(metadata={"tags": list(tags)})
+        found.outputs = [nbformat.from_dict(output) for output in outputs]
+        return found
+
+    def png(text):
+        return {"output_type": "display_data", "metadata": {}, "data": {"image/png": base64.b64encode(text).decode()}}
+
+    def stream(text):
+        return {"output_type": "stream", "name": "stdout", "text": text}
+
+    cells = [cell(png(b"one"), stream("   \r")), cell(stream("said\n"), png(b"two"), tags=["picture"])]
+    content = nbformat.v4.new_notebook(cells=cells)
+    assert run.first_figure(content) == b"two"
+    run.drop_blank_streams(content)
+    kinds = [[output.output_type for output in each.outputs] for each in cells]
+    assert kinds == [["display_data"], ["stream", "display_data"]]
+    content.cells[1].metadata["tags"] = []
+    assert run.first_figure(content) == b"one"

@@ -1,0 +1,330 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from helpers.paths import ROOT
+from helpers.press import run, sweep
+from helpers.press.run import Outcome
+from tests import small
+
+FILES = ["notebook.ipynb", "report.html", "results.json", "run.json"]
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    return small.write(tmp_path / "small.ipynb", small.LIGHT)
+
+
+def command(notebook, out, *words):
+    return [sys.executable, "-m", "helpers", "sweep", str(notebook), "--out", str(out), *words]
+
+
+def points(notebook, **over):
+    return sweep.grid(notebook, {}, over)
+
+
+def runs(out):
+    return sorted(place for place in (out / "small").iterdir() if place.is_dir())
+
+
+def gone(mark):
+    """Whether the processes with this mark end within ten seconds: a kernel looks every second whether it is alone."""
+    deadline = time.monotonic() + 10
+    while small.processes(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not small.processes(mark)
+
+
+def by_x(out):
+    return {json.loads((place / "run.json").read_text())["given"]["x"]: place for place in runs(out)}
+
+
+def test_every_combination_runs_once_and_ends_in_one_table_and_one_index(notebook, tmp_path):
+    out = tmp_path / "out"
+    records = sweep.sweep(notebook, points(notebook, x=[1, 2], wait=[0.0, 0.1]), out, jobs=2)
+    assert [record["outcome"] for record in records] == [Outcome.DONE] * 4
+    assert [sorted(file.name for file in place.iterdir()) for place in runs(out)] == [FILES] * 4
+    for frame in (pd.read_parquet(out / "small" / "runs.parquet"), pd.read_csv(out / "small" / "runs.csv")):
+        found = frame[["x", "wait", "claim", "statistic", "holds", "outcome"]]  # in order of the parameters
+        assert found.values.tolist() == [
+            [x, wait, "square", x * x, x == 2, "done"] for x in (1, 2) for wait in (0.0, 0.1)
+        ]
+    index = (out / "small" / "index.html").read_text()
+    for place in runs(out):
+        assert f'href="{place.name}/report.html"' in index
+    assert "2 hold, 2 do not, 0 undecided" in index
+
+
+def test_done_runs_are_kept_and_what_changed_runs_again(notebook, tmp_path):
+    out = tmp_path / "out"
+
+    def again(*xs):
+        """The x of the runs that a sweep over `xs` really did."""
+        before = {place / "run.json": (place / "run.json").stat().st_mtime_ns for place in out.glob("small/*/")}
+        sweep.sweep(notebook, points(notebook, x=list(xs)), out)
+        files = {x: place / "run.json" for x, place in by_x(out).items()}
+        return sorted(x for x, file in files.items() if file.stat().st_mtime_ns != before.get(file))
+
+    assert again(1, 2) == [1, 2]
+    assert again(1, 2, 3) == [3]
+    assert set(pd.read_csv(out / "small" / "runs.csv")["x"]) == {1, 2, 3}
+    (by_x(out)[2] / "results.json").unlink()
+    assert again(1, 2, 3) == [2]
+    small.write(notebook, small.LIGHT.replace("x * x", "x * x * x"))
+    sweep.sweep(notebook, points(notebook, x=[2]), out)  # another notebook, so another run
+    assert len(runs(out)) == 4
+    assert pd.read_csv(out / "small" / "runs.csv")[["x", "statistic"]].values.tolist() == [[2, 8]]
+
+
+def test_the_key_is_of_all_that_numbers_come_from(tmp_path, monkeypatch):
+    notebook = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
+    content, name = run.load(notebook), notebook.stem
+    weights, adapter = tmp_path / "base.safetensors", tmp_path / "adapter"
+    adapter.mkdir()
+    for file in (weights, adapter / "a.safetensors"):
+        file.write_bytes(b"one")
+    given = {"base": str(weights), "adapters": [str(adapter)]}
+    keys = [sweep.key(content, name, given)]
+    assert keys == [sweep.key(content, name, given | {"seed": 0})]  # the default, said or not
+    keys.append(sweep.key(content, name, given | {"seed": 1}))
+    (adapter / "a.safetensors").write_bytes(b"two")
+    keys.append(sweep.key(content, name, given))
+    weights.write_bytes(b"two")
+    keys.append(sweep.key(content, name, given))
+    content.cells[0].source += " more"
+    keys.append(sweep.key(content, name, given))
+    monkeypatch.setattr(sweep, "version", lambda package: "0")
+    keys.append(sweep.key(content, name, given))
+    content.cells[1].metadata["tags"] = []
+    keys.append(sweep.key(content, name, given))
+    (tmp_path / "config.json").write_text("{}")
+    keys.append(sweep.key(content, name, given))
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "HASHED_UP_TO", 2**21)
+    file, seen = tmp_path / "large", set()
+    for first, last, size in ((b"a", b"z", 3), (b"b", b"z", 3), (b"b", b"y", 3), (b"b", b"y", 4)):
+        file.write_bytes(first + bytes(size * 2**20) + last)
+        seen.add(sweep._hash(file)[1])
+    assert len(seen) == 4
+
+
+def test_sources_of_a_callable_count_as_input(tmp_path, monkeypatch):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "ours" / "net.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [file.name for file in sweep._files("ours.net:Net")] == ["__init__.py", "net.py"]
+    (tmp_path / "ours" / "__init__.py").unlink()
+    assert [file.name for file in sweep._files("ours.net:Net")] == ["net.py"]
+    assert [file.name for file in sweep._files("not.there:Net")] == ["not.there:Net"]
+
+
+def test_failures_are_listed_with_their_cause_and_tried_again(tmp_path, capfd):
+    source = "import os\nif x == 2:\n    os.kill(os.getpid(), 9)\nif x == 3:\n    1 / 0\n" + small.LIGHT
+    notebook, out = small.write(tmp_path / "small.ipynb", source), tmp_path / "out"
+    status = subprocess.run(command(notebook, out, "--over", "x=1,2,3,4"), cwd=ROOT, check=False).returncode
+    assert status == Outcome.DEAD_KERNEL
+    said = capfd.readouterr().err
+    assert "2 of 4 runs failed" in said
+    assert "SIGKILL" in said
+    assert "ZeroDivisionError" in said
+    frame = pd.read_csv(out / "small" / "runs.csv").sort_values("x")
+    assert frame["outcome"].tolist() == ["done", "dead kernel", "failed cell", "done"]
+    index = (out / "small" / "index.html").read_text()
+    assert "division by zero" in index
+    assert index.count("failed.ipynb") == 2
+    small.write(notebook, small.LIGHT)
+    repaired = sweep.sweep(notebook, points(notebook, x=[1, 2, 3, 4]), out)
+    assert [record["outcome"] for record in repaired] == [0] * 4
+
+
+def test_inputs_that_change_while_a_run_is_on_its_way_give_no_result(notebook, tmp_path, monkeypatch):
+    keys = iter(["a" * 16, "b" * 16, *["a" * 16] * 9])
+    monkeypatch.setattr(sweep, "key", lambda *_: next(keys))
+    (record,) = sweep.sweep(notebook, [{"x": 1}], tmp_path)
+    assert record["outcome"] == Outcome.UNREADABLE_FILE
+    assert "changed while it ran" in record["message"]
+    assert not (tmp_path / "small" / ("a" * 16) / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--over", "x"], "expected NAME=VALUE,VALUE"),
+        (["--over", "x="], "expected NAME=VALUE,VALUE"),
+        (["--over", "x=[1"], "expected NAME=VALUE,VALUE"),
+        (["--over", "x=2024-01-01"], "expected NAME=VALUE,VALUE"),
+        (["--over", "x=1", "--over", "x=2"], "--over names a parameter twice"),
+        (["--over", "x=1,2", "-p", "x", "3"], "parameter x is given and swept over"),
+        (["--over", "x=1,2", "--scheduler", "nowhere"], "no Dask scheduler answers at 'nowhere'"),
+    ],
+)
+def test_a_bad_command_line_runs_nothing(words, message, notebook, tmp_path, call):
+    status, _, said = call("sweep", notebook, "--out", tmp_path, *words)
+    assert status == Outcome.BAD_PARAMETER
+    assert message in said
+    assert not list(tmp_path.glob("*/*/run.json"))
+
+
+def test_whatever_stops_a_sweep_stops_its_kernels(notebook, tmp_path, monkeypatch):
+    def fail(done, total, record):
+        if record:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("MARK", str(tmp_path))
+    wanted = points(notebook, x=[1]) + points(notebook, x=[2], wait=[60.0])
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(notebook, wanted, tmp_path, jobs=2, progress=fail)
+    assert gone(f"MARK={tmp_path}")
+    assert pd.read_csv(tmp_path / "small" / "runs.csv")["x"].tolist() == [1]
+
+
+def test_records_that_are_none_or_of_another_schema_are_passed_over(tmp_path):
+    notebook = ROOT / "notebooks" / "02_random_baselines.ipynb"
+    content, place = run.load(notebook), tmp_path / notebook.stem
+    records = ["[]", "{", json.dumps({"key": "2", "given": {"renamed": 1}, "parameters": {}, "outcome": 1})]
+    for n, text in enumerate(records):
+        (place / str(n)).mkdir(parents=True)
+        (place / str(n) / "run.json").write_text(text)
+    assert sweep.runs_in(place, content) == []
+
+
+def test_a_bad_combination_is_named_before_anything_runs():
+    with pytest.raises(ValueError, match=r'^factor = A, side = left: side is "left" with factor "A"'):
+        sweep.grid("01_subspace_similarity", {}, {"factor": ["BA", "A"], "side": ["right", "left"]})
+    assert sweep.values("adapters=[a, b],[c]") == ("adapters", [["a", "b"], ["c"]])
+    assert sweep.values("factor=A,BA") == ("factor", ["A", "BA"])
+
+
+def test_two_sweeps_into_one_directory_take_turns(notebook, tmp_path):
+    out = tmp_path / "out"
+    both = [
+        subprocess.Popen(
+            command(notebook, out, "--over", f"x={xs}", "-p", "wait", "0.3"), cwd=ROOT, stdout=subprocess.PIPE
+        )
+        for xs in ("1,2,3,4", "3,4,5,6")
+    ]
+    said = [process.communicate(timeout=120)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("waiting for it to end" in text for text in said) == 1
+    assert len(runs(out)) == 6
+    assert sorted(pd.read_csv(out / "small" / "runs.csv")["x"]) == [1, 2, 3, 4, 5, 6]
+
+
+FORKING = """
+import os, sys
+
+from helpers.__main__ import main
+os.environ["MARK"] = sys.argv[1]  # on kernels alone: they are started with it
+for words in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)  # what it prints is not for us
+        os._exit(main(words.split()))
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+def test_a_sweep_killed_at_any_moment_loses_only_what_was_running(notebook, tmp_path):
+    """Killed 20 times at random and resumed; in the end every run is there once, with the right numbers.
+
+    The command line is forked from a process that has imported everything, which saves five seconds each time.
+    """
+    out, mark, rng = tmp_path / "out", f"MARK={tmp_path}", random.Random(5)
+    over = f"x={','.join(map(str, range(40)))}"
+    words = " ".join(command(notebook, out, "--over", over, "-p", "wait", "0.2", "--jobs", "2")[3:])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    forking = subprocess.Popen([sys.executable, "-c", FORKING, str(tmp_path)], cwd=ROOT, **pipes)
+
+    def start():
+        forking.stdin.write(words + "\n")
+        forking.stdin.flush()
+        return int(forking.stdout.readline())
+
+    kept = {}
+    for n in range(20):
+        child = start()
+        while len(small.processes(mark)) == 0:  # no kernel yet
+            time.sleep(0.02)
+        while n % 2 and len(list(out.glob("small/*/run.json"))) == len(kept):  # every other time a run may end first
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1))
+        os.kill(child, signal.SIGKILL)
+        status = int(forking.stdout.readline())
+        assert status == signal.SIGKILL, "it ended first: too few runs for so many kills"
+        now = {file.parent.name: (file.parent / "results.json").read_bytes() for file in out.glob("small/*/run.json")}
+        assert kept.items() <= now.items()  # nothing done is lost or done again
+        kept = now
+        assert gone(mark), "a kernel outlived its sweep"
+    assert len(kept) >= 10
+    start()
+    assert forking.stdout.readline().strip() == "0"
+    forking.communicate()
+    assert {place.name: (place / "results.json").read_bytes() for place in runs(out)}.items() >= kept.items()
+    assert sorted(by_x(out)) == list(range(40))
+    frame = pd.read_parquet(out / "small" / "runs.parquet").sort_values("x")
+    assert frame["x"].tolist() == list(range(40))
+    assert frame["statistic"].tolist() == [x * x for x in range(40)]
+    assert [sorted(file.name for file in place.iterdir()) for place in runs(out)] == [FILES] * 40
+    assert small.processes(mark) == []
+
+
+def test_a_killed_worker_of_a_cluster_costs_only_its_runs(notebook, tmp_path):
+    """A scheduler and two workers in processes of their own; the one that has work is killed."""
+    mark, environment = f"MARK={tmp_path}", {**os.environ, "MARK": str(tmp_path)}
+    dask = [sys.executable, "-m", "dask"]
+    options = {"cwd": tmp_path, "env": environment, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    address = tmp_path / "scheduler.json"
+    started = [
+        subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", address], **options)
+    ]
+    worker = [*dask, "worker", "--scheduler-file", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    try:
+        started += [subprocess.Popen(worker, **options) for _ in range(2)]
+        while not address.exists():
+            time.sleep(0.1)
+        place = json.loads(address.read_text())["address"]
+        words = command(notebook, tmp_path / "out", "--over", "x=1,2,3,4,5,6", "-p", "wait", "1", "--scheduler", place)
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        while not list(tmp_path.glob("out/small/*/run.json")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        tasks = Path(f"/proc/{started[1].pid}/task")
+        while not any(file.read_text().strip() for file in tasks.glob("*/children")):  # until it has a kernel
+            assert process.poll() is None
+        started[1].send_signal(signal.SIGKILL)
+        assert process.communicate(timeout=120)[1].count("lost") == 0
+        assert process.returncode == 0
+        frame = pd.read_csv(tmp_path / "out" / "small" / "runs.csv").sort_values("x")
+        assert frame[["x", "statistic"]].values.tolist() == [[x, x * x] for x in range(1, 7)]
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+    assert gone(mark)
+
+
+def test_an_interrupted_sweep_stops_its_kernels(notebook, tmp_path):
+    mark, environment = f"MARK={tmp_path}", {**os.environ, "MARK": str(tmp_path)}
+    words = command(notebook, tmp_path / "out", "--over", "x=1,2", "-p", "wait", "60")
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    while len(small.processes(mark)) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert "error: interrupted" in process.communicate(timeout=30)[1]
+    assert process.returncode == Outcome.INTERRUPTED
+    assert gone(mark)
+    assert (tmp_path / "out" / "small" / "index.html").is_file()

@@ -1,0 +1,242 @@
+"""The explorers of the notebooks: what they show is what the arithmetic gives, however the sliders got there."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+
+from helpers import digits, parameters, weights
+from helpers.digits import classifiers, controls, saliency
+from helpers.show import explorers
+from helpers.show.explore import Frozen
+from helpers.subspaces import chance
+
+NUMBER = r"(−?[\d.]+)"
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    p = parameters.SubspaceSimilarity()
+    return weights.open_base(p.base), [weights.open_adapter(path) for path in p.adapters]
+
+
+@pytest.fixture(scope="module")
+def digits_of_a_run():
+    p = parameters.DigitSaliency(examples_per_digit=5)
+    data = digits.load(p.dataset)
+    train, held_out = digits.hold_out(data)
+    chosen = digits.examples(data.labels, held_out, p.examples_per_digit, np.random.default_rng([p.seed, 1]))
+    images, labels = data.images[chosen], data.labels[chosen]
+    baselines = {"black": np.zeros_like(images[0]), "mean": data.images[train].mean(0)}
+    return p, classifiers.study(p.dataset, p.model), images, labels, baselines
+
+
+@pytest.fixture(params=["01", "01 paper", "02", "03"])
+def build(request, inputs, digits_of_a_run):
+    """A function that gives a new explorer of a notebook."""
+    return {
+        "01": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(), *inputs),
+        "01 paper": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(preset="paper")),
+        "02": lambda: explorers.random_baselines(parameters.RandomBaselines(draws=200)),
+        "03": lambda: explorers.digit_saliency(*digits_of_a_run),
+    }[request.param]
+
+
+def read(line, what):
+    return float(re.search(what, line)[1].replace("−", "-"))
+
+
+def test_however_it_got_there_the_picture_is_that_of_a_new_figure(build):
+    """Random states, one after another in one explorer, and each alone in a new one."""
+    rng, walker = np.random.default_rng(5), build()
+    good = 0
+    for _ in range(8):
+        changes = {}
+        for axis in walker.axes:
+            places = sorted(rng.integers(len(axis.values), size=2))
+            names = axis.name if isinstance(axis.name, tuple) else (axis.name,)
+            changes |= {name: axis.values[place] for name, place in zip(names, places, strict=False)}
+        try:
+            picture, line = walker.picture(**changes)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=re.escape(str(error))):
+                build().picture(**changes)
+            continue
+        fresh, same = build().picture(**changes)
+        assert line == same
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(fresh))
+        good += 1
+    assert good >= 4
+
+
+def test_sliders_parameters_and_schema_are_one_set_of_names(build):
+    """layer and projection are two sliders of one parameter; each value is legal, or refused in a sentence."""
+    explorer = build()
+    names = {name for axis in explorer.axes for name in ([axis.name] if isinstance(axis.name, str) else axis.name)}
+    schemas = (parameters.SubspaceSimilarity, parameters.RandomBaselines, parameters.DigitSaliency)
+    (schema,) = [each for each in schemas if names - {"layer", "projection"} <= each.model_fields.keys()]
+    for axis in explorer.axes:
+        assert len(set(map(axis.word, axis.values))) == len(axis.values), axis.label
+        fields = {"layer": "module", "projection": "module"}
+        own = [axis.name] if isinstance(axis.name, str) else axis.name
+        assert axis.help in [schema.model_fields[fields.get(name, name)].description for name in own]
+        for name in own:
+            field = schema.model_fields[fields.get(name, name)]
+            assert explorer.start[name] in axis.values
+            if name in schema.model_fields:
+                kind = TypeAdapter(field.rebuild_annotation())
+                for value in axis.values:
+                    kind.validate_python(list(value) if isinstance(value, tuple) else value)
+
+
+def test_the_line_of_01_reads_phi_chance_and_z(inputs):
+    model, sources = inputs
+    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), model, sources)
+    module = "encoder.layer.2.attention.self.value"
+    _, line = explorer.picture(layer=2, projection="value", factor="BA", side="left", read_i=20, read_j=8)
+    left_w = np.linalg.svd(model.weight(module))[0]
+    for name, source in zip(("8", "64"), sources[1:3], strict=True):
+        a, b, _ = source.factors(module)
+        left = np.linalg.svd(np.float64(b) @ np.float64(a))[0]
+        phi = np.linalg.norm(left_w[:, :20].T @ left[:, :8]) ** 2 / 8
+        assert read(line, rf"φ = .*?{NUMBER} \(r = {name}\)") == pytest.approx(phi, abs=6e-5)
+        z = (phi - 20 / 384) / chance.variance(20, 8, 384) ** 0.5
+        assert read(line, rf"z = .*?{NUMBER} \(r = {name}\)") == pytest.approx(z, abs=0.06)
+    assert "(r = 4)" not in line  # it has no eighth direction
+    assert read(line, rf"chance {NUMBER} ±") == pytest.approx(20 / 384, abs=6e-5)
+    assert line.startswith(module)
+
+
+def test_excess_and_z_of_01_are_phi_less_chance():
+    """On planted directions: the pictures of three quantities come from one grid."""
+    study = explorers._Similarity(parameters.SubspaceSimilarity(preset="paper"), None, ())
+    _, grids, first_i, d = study.at(study.p)
+    i, j = 900 - first_i, 3
+    rows = {"first_i": 0, "last_i": 0, "read_i": 900, "read_j": 4}
+    line = study.draw(layer=None, projection=None, quantity="z", **rows)[1]
+    figure = study.row(len(grids))
+    shown = [image.get_array()[i, j] for image in figure.images]
+    np.testing.assert_allclose(shown, [chance.z_score(grid[i, j], 900, 4, d) for grid in grids], rtol=1e-12)
+    study.draw(layer=None, projection=None, quantity="excess", **rows)
+    np.testing.assert_allclose(
+        [image.get_array()[i, j] for image in figure.images], [grid[i, j] - 900 / d for grid in grids], rtol=1e-9
+    )
+    assert line.startswith("Synthetic stand-in: GPT-3")
+
+
+def test_what_01_cannot_show_is_a_sentence(inputs):
+    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), *inputs)
+    with pytest.raises(ValueError, match=r"colour_low is 0\.4 and colour_high is 0\.2"):
+        explorer.picture(colour_low=0.4, colour_high=0.2)
+    for read_i, i in ((300, 38), (1, 14), (0, 14), (20, 20)):  # held within the rows shown
+        assert f"At i = {i}, j = 4" in explorer.picture(read_i=read_i)[1]
+
+
+def someones(make_base, make_adapter, rng, shapes, adapted, module):
+    """Explorer of a model with weights of these shapes, and an adapter of rank 2 for the last of those adapted."""
+    base = make_base({name: rng.standard_normal(shape) for name, shape in shapes.items()})
+    (out, inputs), name = shapes[adapted[-1]], adapted[-1]
+    adapter = make_adapter(module=name, a=rng.standard_normal((2, inputs)), b=rng.standard_normal((out, 2)))
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for name in adapted[:-1]:
+        (out, inputs) = shapes[name]
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.from_numpy(rng.standard_normal((2, inputs)))
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.from_numpy(rng.standard_normal((out, 2)))
+    save_file(tensors, file)
+    p = parameters.SubspaceSimilarity(base=str(base), adapters=[str(adapter)], module=module)
+    return explorers.subspace_similarity(p, weights.open_base(base), [weights.open_adapter(adapter)])
+
+
+def test_01_offers_every_module_that_all_adapters_have(make_base, make_adapter, rng):
+    """Layers with different projections and sizes, and a module outside of any: all can be gone to, some are not."""
+    shapes = dict.fromkeys(["layers.0.q_proj", "layers.1.q_proj", "layers.1.o_proj"], (40, 40))
+    shapes["layers.1.up_proj"], shapes["classifier.dense"] = (20, 40), (3, 40)
+    adapted = [*list(shapes)[1:], "layers.0.q_proj"]
+    explorer = someones(make_base, make_adapter, rng, shapes, adapted, "layers.1.q_proj")
+    frozen = Frozen(**explorer.frozen())
+    assert [axis.words for axis in frozen.axes[:2]] == [["0", "1"], ["dense", "q_proj", "o_proj", "up_proj"]]
+    assert "layer 0 has no o_proj that all adapters and the model have" in frozen.lines
+    for place, name in {(1, "o_proj"): "layers.1.o_proj", (0, "q_proj"): "layers.0.q_proj"}.items():
+        assert explorer.picture(layer=place[0], projection=place[1])[1].startswith(f"{name}, factor A")
+    # the window chosen for one module does not bind another
+    assert "At i = 1, j = 1" in explorer.picture(layer=0, projection="dense")[1]
+    assert "layers.1.up_proj" in explorer.picture(projection="up_proj", factor="BA", side="left")[1]
+
+
+def test_01_takes_a_module_that_model_and_adapter_know_by_other_names(make_base, make_adapter, rng):
+    base = make_base({"model.q_proj": rng.standard_normal((40, 40))})
+    adapter = make_adapter(module="backbone.q_proj", a=rng.standard_normal((2, 40)), b=rng.standard_normal((40, 2)))
+    p = parameters.SubspaceSimilarity(base=str(base), adapters=[str(adapter)], module="q_proj")
+    explorer = explorers.subspace_similarity(p, weights.open_base(base), [weights.open_adapter(adapter)])
+    assert not {"layer", "projection", "adapters"} & {axis.name for axis in explorer.axes}  # one of each
+    assert explorer.picture()[1].startswith("q_proj, factor A")
+
+
+def test_a_page_of_01_does_not_decompose_every_large_weight(make_base, make_adapter, rng, monkeypatch):
+    shapes = {f"layers.{n}.q_proj": (40, 40) for n in range(3)}
+    for work, layers in ((40**3 * 3 + 1, ["0", "1", "2"]), (40**3 * 3, None)):
+        monkeypatch.setattr(explorers, "WORK", work)
+        place = f"base{work}"
+        base = make_base({name: rng.standard_normal(shape) for name, shape in shapes.items()}, directory=place)
+        adapter = make_adapter(
+            module="layers.0.q_proj",
+            directory=f"adapter{work}",
+            a=rng.standard_normal((2, 40)),
+            b=rng.standard_normal((40, 2)),
+        )
+        file = adapter / "adapter_model.safetensors"
+        tensors = load_file(file)
+        tensors |= {key.replace("s.0.", f"s.{n}."): value.clone() for key, value in tensors.items() for n in (1, 2)}
+        save_file(tensors, file)
+        p = parameters.SubspaceSimilarity(base=str(base), adapters=[str(adapter)], module="layers.1.q_proj")
+        explorer = explorers.subspace_similarity(p, weights.open_base(base), [weights.open_adapter(adapter)])
+        held = {axis.name: axis.held(explorer.start) for axis in explorer.axes}
+        assert list(map(str, held["layer"])) == (layers or [])
+
+
+def test_the_line_of_02_agrees_with_the_laws_it_draws():
+    explorer = explorers.random_baselines(parameters.RandomBaselines(draws=4000))
+    line = explorer.picture(dimension=256, rank_i=24, rank_j=8)[1]
+    phi = chance.random_phi(24, 8, 256, 4000, np.random.default_rng([0, 2, 24, 8]))
+    assert read(line, rf"draws {NUMBER} ±") == pytest.approx(phi.mean(), abs=6e-5)
+    assert read(line, rf"exceeds {NUMBER}\.") == pytest.approx(np.quantile(phi, 0.95), rel=0.01)
+    noticed = chance.detectable_phi(24, 8, 256, 0.05, 0.9, 4000, np.random.default_rng(7)) / (24 / 256)
+    assert read(line, rf"{NUMBER} \(5 % at one cell\)") == pytest.approx(noticed, rel=0.02)
+    with pytest.raises(ValueError, match="rank_i is 256 and dimension is 16"):
+        explorer.picture(dimension=16, rank_i=256)
+
+
+def test_the_line_of_03_compares_a_network_with_its_shuffled_copy(digits_of_a_run):
+    p, study, images, labels, _ = digits_of_a_run
+    explorer = explorers.digit_saliency(*digits_of_a_run)
+    line = explorer.picture(digit=7, example=2, method="gradient", randomised_layers=2, rows=8, columns=8)[1]
+    names = [name for layer in controls.layers(study.subject)[:2] for name in layer]
+    networks = study.subject, controls.randomise(study.subject, p.seed, names)
+    own, copy = (saliency.attribute(network, images, labels, "gradient") for network in networks)
+    n = np.flatnonzero(labels == 7)[2]
+    for what, one, other in (("correlate by", own, copy), ("signs by", np.abs(own), np.abs(copy))):
+        wanted = controls.rank_similarity(one[[n]], other[[n]])[0]
+        assert read(line, rf"{what} {NUMBER}[,.]") == pytest.approx(wanted, abs=0.006)
+    joint = [saliency.joint_normalise(saliency.class_means(np.abs(maps), labels))[7] for maps in (own, copy)]
+    assert read(line, rf"cells have {NUMBER} and") == pytest.approx(joint[0].max(), abs=6e-5)
+    assert read(line, rf"and {NUMBER}\.$") == pytest.approx(joint[1].max(), abs=6e-5)
+    answer = digits.logits(networks[1], images[[n]]).argmax()
+    assert f"with 2 of 4 layers shuffled as {answer} " in line
+
+
+def test_nothing_shuffled_is_the_network_itself_and_more_than_all_is_all(digits_of_a_run):
+    explorer = explorers.digit_saliency(*digits_of_a_run)
+    assert "correlate by 1.00, without their signs by 1.00" in explorer.picture(randomised_layers=0)[1]
+    assert "have 100 % in common" in explorer.picture(randomised_layers=0)[1]
+    assert explorer.picture(randomised_layers=4)[1] == explorer.picture(randomised_layers=16)[1]
+
+
+def test_a_method_that_a_network_lacks_is_a_sentence(digits_of_a_run):
+    explorer = explorers.digit_saliency(*digits_of_a_run)
+    with pytest.raises(ValueError, match="attention_rollout needs"):
+        explorer.picture(method="attention_rollout")
+    assert "attention rollout" in explorer.picture(method="attention_rollout", model="transformer")[1]

@@ -1,0 +1,122 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import show
+
+
+def images_of(figure):
+    return [image for axes in figure.axes for image in axes.images]
+
+
+def panels_of(figure):
+    return [axes for axes in figure.axes if axes.images]
+
+
+def test_the_published_layout(rng):
+    """Digits in reading order, 5 rows of 2; axes 0–6 and 0–5; one scale from 0 to 0.014 for all panels and the bar."""
+    maps = rng.random((10, 7, 6)) * 0.015
+    figure = show.ten_maps(maps, "t", "bar", "hot", 0.014)
+    panels = panels_of(figure)
+    assert [axes.get_title() for axes in panels] == [str(digit) for digit in range(10)]
+    figure.canvas.draw()
+    places = [axes.get_position() for axes in panels]
+    assert places[0].x0 == pytest.approx(places[2].x0, abs=0.01)
+    assert places[0].y0 == pytest.approx(places[1].y0, abs=0.01)
+    assert places[0].y0 > places[2].y0 > places[8].y0
+    for digit, axes in enumerate(panels):
+        (image,) = axes.images
+        np.testing.assert_array_equal(image.get_array(), maps[digit])
+        assert image.get_clim() == (0, 0.014)
+        assert image.get_cmap().name == "hot"
+        assert axes.get_yticks().tolist() == list(range(7))
+        assert axes.get_xticks().tolist() == list(range(6))
+        top, bottom = axes.get_ylim()
+        assert top > bottom  # row 0 is on top
+    bar = next(axes for axes in figure.axes if axes.get_ylabel() == "bar")
+    assert bar.get_ylim() == (0, 0.014)
+
+
+def test_without_a_top_the_scale_ends_at_the_largest_value(rng):
+    maps = rng.random((10, 28, 28))
+    assert {image.get_clim() for image in images_of(show.ten_maps(maps, "t", "bar"))} == {(0, maps.max())}
+
+
+def test_the_comparison_shares_one_scale_and_marks_what_differs(rng):
+    one, other = rng.random((2, 10, 7, 6))
+    widths = np.full((10, 7, 6), 0.3)
+    figure = show.comparison(one, other, widths, ("a", "b"), "t")
+    panels = panels_of(figure)
+    assert len(panels) == 30
+    assert [axes.get_title() for axes in panels[:3]] == ["a", "b", "difference"]
+    assert len({axes.images[0].get_clim() for row in (panels[0::3], panels[1::3]) for axes in row}) == 1
+    low, high = panels[2].images[0].get_clim()
+    assert low == -high == pytest.approx(-np.abs(one - other).max())
+    for digit, axes in enumerate(panels[2::3]):
+        marks = {(row, column) for column, row in axes.lines[0].get_xydata().astype(int)}
+        assert marks == {tuple(place) for place in np.argwhere(np.abs(one - other)[digit] > 0.3)}
+
+
+def test_contested_digits_share_one_scale(rng):
+    maps = {
+        "7 × 6": {2: rng.random((7, 6)), 3: rng.random((7, 6))},
+        "7 × 7": {2: rng.random((7, 7)), 3: rng.random((7, 7))},
+    }
+    panels = panels_of(show.contested(maps, "t", "bar"))
+    assert [axes.get_title() for axes in panels] == ["2", "3", "2", "3"]
+    assert panels[2].get_ylabel() == "7 × 7"
+    highest = max(panel.max() for row in maps.values() for panel in row.values())
+    assert {axes.images[0].get_clim() for axes in panels} == {(0, highest)}
+
+
+def test_confusion_counts_every_image_once():
+    counts = np.diag(np.arange(10, 20))
+    counts[3, 8] = 7
+    texts = {
+        (text.get_position()[1], text.get_position()[0]): text.get_text()
+        for text in panels_of(show.confusion(counts, "t"))[0].texts
+    }
+    assert texts == {(k, k): str(10 + k) for k in range(10)} | {(3, 8): "7"}
+
+
+def test_curves_show_means_and_areas(rng):
+    curves = {name: {"ink": rng.random((20, 9)), "random": rng.random((20, 9))} for name in ("deletion", "insertion")}
+    figure = show.replacement_curves(curves, "t")
+    for axes, (name, orders) in zip(figure.axes, curves.items(), strict=True):
+        assert axes.get_title() == name
+        for line, (order, values) in zip(axes.lines, orders.items(), strict=True):
+            np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+            assert (
+                f"{order} ({np.trapezoid(values, dx=1 / 8, axis=1).mean():.3f})" in axes.get_legend_handles_labels()[1]
+            )
+
+
+def test_null_dots_show_every_copy_and_the_network():
+    null = np.arange(30.0).reshape(3, 10) / 30
+    figure = show.null_dots(np.full(10, 0.9), null, "t")
+    copies, own = figure.axes[0].lines[:2]
+    assert sorted(copies.get_ydata()) == sorted(null.ravel())
+    assert own.get_ydata().tolist() == [0.9] * 10
+
+
+def test_similarities_and_layers_and_accuracies_are_drawn_from_their_tables():
+    table = pd.DataFrame({"method": ["a", "b"], "with": ["ink", "ink"], "signed": [0.1, 0.2], "absolute": [0.8, 0.9]})
+    figure = show.similarity_dots(table, "t")
+    assert [axes.get_title() for axes in figure.axes] == ["signed maps", "absolute maps"]
+    drawn = [point for dots in figure.axes[1].collections for point in dots.get_offsets()[:, 0]]
+    assert sorted(drawn) == [0.8, 0.9]
+    layers = pd.DataFrame({
+        "randomised": [1, 1, 2, 2], "how": ["cascading", "independent"] * 2, "layer": ["o", "o", "i", "i"],
+        "signed": [0.1, 0.2, 0.3, 0.4], "absolute": [0.5, 0.6, 0.7, 0.8], "signed ±": 0.1, "absolute ±": 0.1,
+    })  # fmt: skip
+    figure = show.layer_curves(layers, "t")
+    drawn = [[bars.lines[0].get_ydata().tolist() for bars in axes.containers] for axes in figure.axes]
+    assert drawn == [[[0.1, 0.3], [0.5, 0.7]], [[0.2, 0.4], [0.6, 0.8]]]
+    accuracy = pd.DataFrame({"classifier": ["a", "a"], "split": ["s", "w"], "accuracy": [0.9, 0.8]})
+    figure = show.accuracy_dots(accuracy, "t")
+    assert sorted(point for dots in figure.axes[0].collections for point in dots.get_offsets()[:, 0]) == [0.8, 0.9]
+
+
+def test_worst_errors_say_what_was_read(rng):
+    figure = show.worst_errors(rng.random((2, 8, 8)), [3, 4], [8, 9], [0.01, 0.2], "t")
+    assert [axes.get_title() for axes in figure.axes] == ["3 read as 8\np = 0.010", "4 read as 9\np = 0.200"]

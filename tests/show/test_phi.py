@@ -1,0 +1,155 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import show
+from helpers.subspaces import chance
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.images]
+
+
+def test_panels_share_one_scale_and_one_bar_and_count_downwards_in_data_units(rng):
+    grids = {"one": rng.uniform(0.1, 0.3, (25, 4)), "two": rng.uniform(0.2, 0.9, (25, 64))}
+    figure = show.similarity_panels(grids, "finding", first_i=14, chance=np.array([0.05, 0.2]))
+    one, two = panels(figure)
+    assert len(figure.axes) == 3
+    assert one.images[0].norm.vmin == two.images[0].norm.vmin == 0.05  # chance is on the scale
+    assert one.images[0].norm.vmax == two.images[0].norm.vmax == grids["two"].max()
+    assert one.get_ylim() == (38.5, 13.5)
+    assert (two.get_xlim(), one.get_xlim()) == ((0.5, 64.5), (0.5, 4.5))
+    assert list(one.get_xticks()) == [1, 2, 3, 4]
+    assert list(two.get_xticks()) == [1, 16, 32, 48, 64]
+    assert (one.get_yticks()[0], one.get_yticks()[-1]) == (14, 38)
+    np.testing.assert_array_equal(one.images[0].get_array(), grids["one"])
+    assert "chance" in [text.get_text() for text in figure.axes[-1].texts]
+    assert figure.axes[-1].get_ylabel().startswith(r"$\phi$")
+
+
+def test_ticks_of_the_published_figure(rng):
+    figure = show.similarity_panels({"x": rng.uniform(size=(726, 4))}, "", first_i=451)
+    assert list(figure.axes[0].get_yticks()) == [451, 555, 658, 762, 865, 969, 1072, 1176]
+
+
+def test_given_colour_limits_are_kept_and_clipping_is_shown(rng):
+    figure = show.similarity_panels({"x": rng.uniform(0, 1, (5, 5))}, "", colour_limits=(0.1, 0.2))
+    assert panels(figure)[0].images[0].norm.vmin == 0.1
+    assert panels(figure)[0].images[0].norm.vmax == 0.2
+    assert panels(figure)[0].images[0].colorbar.extend == "both"
+
+
+def test_triangle_holds_the_cells_with_j_up_to_i_and_no_others(rng):
+    grid = rng.uniform(size=(3, 9))
+    whole, zoom = show.full_and_triangle({"x.query": grid}, "A", "r = 3", "r = 9").values()
+    np.testing.assert_array_equal(whole, grid)
+    for i in range(3):
+        np.testing.assert_array_equal(zoom[i, : i + 1], grid[i, : i + 1])
+        assert np.isnan(zoom[i, i + 1 :]).all()
+
+
+def test_rows_below_are_centred_on_zero_and_keep_what_they_are_given(rng):
+    grids = {"one": rng.uniform(0.1, 0.3, (5, 4)), "two": rng.uniform(0.2, 0.9, (5, 9))}
+    below = {"excess": [grid - 0.25 for grid in grids.values()], "nothing": [np.full((5, 4), np.nan)] * 2}
+    figure = show.similarity_panels(grids, "t", chance=np.array([0.2, 0.25]), rows_below=below)
+    images = [axes.images[0] for axes in panels(figure)]
+    assert len(images) == 6
+    np.testing.assert_array_equal(images[3].get_array(), grids["two"] - 0.25)
+    most = max(abs(grid - 0.25).max() for grid in grids.values())
+    assert (images[2].norm.vmin, images[2].norm.vmax) == (images[3].norm.vmin, images[3].norm.vmax) == (-most, most)
+    assert [axes.get_ylabel() for axes in figure.axes[-2:]] == ["excess", "nothing"]
+    figure.savefig("/dev/null", format="png")
+
+
+@pytest.mark.parametrize(
+    ("chance_range", "text"), [((0.02, 0.09), "chance: below"), ((0.3, 0.4), "chance: above"), ((0.05, 0.15), "chance")]
+)
+def test_chance_outside_the_scale_is_said_and_not_drawn(chance_range, text):
+    grids = {"x": np.full((4, 3), 0.15)}
+    figure = show.similarity_panels(grids, "", colour_limits=(0.1, 0.2), chance=np.array(chance_range))
+    bar = figure.axes[-1]
+    assert [label.get_text() for label in bar.texts] == [text]
+    for line in [line for line in bar.lines if len(line.get_ydata()) == 2 and line.get_linewidth() == 3]:
+        assert 0.1 <= min(line.get_ydata()) < max(line.get_ydata()) <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(1, "1.00"), (0.361, "0.36"), (0.0481, "0.048"), (0.001, "0.001"), (1.2e-5, "1·10⁻⁵"), (3.4e-7, "3·10⁻⁷"),
+     (9.6e-5, "1·10⁻⁴"), (9.4e-5, "9·10⁻⁵"), (0, "less than 10⁻³⁰⁰")],
+)  # fmt: skip
+def test_probabilities_in_words(p, text):
+    assert show.p_value(p) == text
+
+
+def test_probabilities_beyond_double_precision():
+    assert show.probability(-995.2) == "6·10⁻⁴³³"  # 10 to the −432.2
+    assert show.probabilities(np.log([0.5, 1e-7]), ["a", "b"]) == "0.50 (a), 1·10⁻⁷ (b)"
+
+
+def test_what_is_not_known_is_a_dash():
+    assert show.readings([0.5, np.nan], ["a", "b"]) == "0.50 (a), – (b)"
+    assert show.span([np.nan, np.nan]) == "–"
+
+
+def test_titles_are_the_papers_notation():
+    assert show.adapter_names([4, 64, 64]) == ["r = 4", "r = 64", "r = 64′"]
+    titles = show.phi_titles("layer.5.query", "A", [4, 64, 64])
+    assert titles[0] == r"$\phi(W_q, A_{r=4}, i, j)$"
+    assert titles[2] == r"$\phi(W_q, A'_{r=64}, i, j)$"
+    assert show.phi_titles("mlp.down_proj", "BA", [4])[0] == r"$\phi(W, \Delta W_{r=4}, i, j)$"
+    figure = show.similarity_panels(dict.fromkeys(titles, np.ones((2, 2))), "")
+    figure.savefig("/dev/null", format="png")  # mathtext must be able to set them
+
+
+def test_region_view_keeps_order_and_numbers():
+    rows = [
+        ["top", 1, "r = 8", 0.5, 0.25],
+        ["top", 1, "r = 4", 0.25, 0.1],
+        ["bottom", 9, "r = 8", 1, 0.5],
+        ["bottom", 9, "r = 4", 0, 0],
+    ]
+    view = show.region_view(pd.DataFrame(rows, columns=["region", "i", "panel", "phi", "chance"]))
+    assert list(view.columns) == ["region", "i", "r = 8", "r = 4"]
+    assert view.iloc[0].tolist() == ["top", 1, "0.500 (0.250)", "0.250 (0.100)"]
+    assert view["region"].tolist() == ["top", "bottom"]
+
+
+@pytest.mark.parametrize(("values", "text"), [([1, -2.04], "−2.0 to 1.0"), ([0.51, 0.5], "0.5"), ([3], "3.0")])
+def test_span(values, text):
+    assert show.span(values) == text
+
+
+def test_curves_and_layers_show_what_they_are_given():
+    i = np.arange(5, 9)
+    band = ("band", np.full(4, -0.01), np.full(4, 0.02))
+    figure = show.excess_curves(i, {"r = 4": (i / 10, i / 30), "r = 8": (i / 10, i / 20)}, band, "t")
+    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--", "-", "--"]
+    table = pd.DataFrame({"layer": [0, 1], "adapter": "r = 4", "phi": [0.2, 0.3], "untrained": [0.1, np.nan]})
+    table["elsewhere"], table["beyond"] = [0.15, 0.16], [False, True]
+    figure = show.layer_panels({"query": table}, chance.mean(5, 2, 20), ("chance", 0.1, 0.4), "t")
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() in "o_" and len(line.get_xdata())]
+    np.testing.assert_array_equal(drawn[0].get_ydata(), [0.2, 0.3])
+    np.testing.assert_array_equal(drawn[1].get_ydata(), [0.3])
+    np.testing.assert_array_equal(drawn[2].get_ydata(orig=False), [0.1, np.nan])
+    np.testing.assert_array_equal(drawn[3].get_ydata(), [0.15, 0.16])
+    assert "chance" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    figure = show.learning_curves({"r4": [(0, 0.5), (9, 0.8)]}, baseline=0.7, sentences=100)
+    np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata(orig=False), [0.5, 0.8])
+
+
+def test_figures_of_chance_show_what_they_are_given(rng):
+    x, draws = np.linspace(0, 1, 50), rng.uniform(size=400)
+    figure = show.law_panels(draws, (x, {"law": np.ones(50)}), draws, (x, {"limit": x}), "t")
+    for axes in figure.axes:  # histograms are densities, on the scale of the law
+        assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
+    figure = show.tail_curves(x, {"law": -x}, {"drawn": ([0.5], [-0.4], [0.1])}, "t")
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), -x)
+    figure = show.critical_curves(np.arange(1, 4), {"one": [3, 2, 1]}, [0, 1, 0], "t")
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines[1:]] == [[3, 2, 1], [0, 1, 0]]
+    figure = show.p_value_curves({"a": {"half": np.array([0.1, 0.9])}, "b": {"x": draws}}, "t")
+    curve = figure.axes[0].lines[1]
+    assert max(y for x, y in zip(*curve.get_data(), strict=True) if x < 0.9) == 0.5
+    figure = show.detection_curves([128, 384], {1: [3.0, 2.0], 4: [2.0, 1.5]}, "t")
+    assert list(figure.axes[0].lines[1].get_ydata()) == [3.0, 2.0]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["128", "384"]

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from helpers import subspaces
+from helpers.subspaces import paper
+
+
+def test_the_spectrum_gives_the_published_column_of_table_7():
+    values = paper.singular_values()
+    assert len(values) == paper.D
+    assert (np.diff(values) < 0).all()
+    for r, (_, _, of_weight, random) in paper.TABLE_7.items():
+        assert np.linalg.norm(values[:r]) == pytest.approx(of_weight, abs=0.01)
+        assert r * np.linalg.norm(values) / paper.D == pytest.approx(random, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_stand_in_lies_within_the_readings_whatever_the_seed(seed):
+    for r, v in paper.stand_in(np.random.default_rng(seed)).items():
+        np.testing.assert_allclose(v.T @ v, np.eye(r), atol=1e-12)
+        grid = subspaces.cumulative_phi(v[: paper.TICKS[-1]])
+        for i, read in paper.READINGS[r].items():
+            np.testing.assert_allclose(grid[i - 1], read, atol=0.005)
+    assert grid[-1, -1] > 0.2  # "> 0.200"
+
+
+def test_the_ticks_are_evenly_spaced():
+    assert np.array_equal(paper.TICKS, np.linspace(451, 1176, 8).round())

@@ -1,0 +1,151 @@
+"""φ over layers, on small synthetic models: tables against cells computed one by one, tests against brute force."""
+
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import linalg
+
+from helpers.subspaces import chance, nulls, study
+
+D, TOP, J = 24, 6, 3
+LAYERS = range(3)
+
+
+def name(layer, kind):
+    return f"layers.{layer}.{kind}_proj"
+
+
+@pytest.fixture
+def places(make_base, make_adapter, rng):
+    """Three layers of query and value; the adapter's A lies in the leading directions of its own query weight."""
+    weights = {name(layer, kind): rng.standard_normal((D, D)) for layer in LAYERS for kind in "qv"}
+    base = weights.open_base(make_base(weights))
+    place = make_adapter(np.zeros((4, D)), np.zeros((D, 4)), module=name(0, "q"))
+    tensors = {}
+    for (layer, kind), weight in {
+        (layer, kind): weights[name(layer, kind)] for layer in LAYERS for kind in "qv"
+    }.items():
+        a = rng.standard_normal((4, D))
+        if kind == "q":
+            a = a @ np.linalg.svd(weight)[2].T @ np.diag([9.0] * TOP + [1.0] * (D - TOP)) @ np.linalg.svd(weight)[2]
+        tensors[f"base_model.model.{name(layer, kind)}.lora_A.weight"] = torch.tensor(a, dtype=torch.float32)
+        tensors[f"base_model.model.{name(layer, kind)}.lora_B.weight"] = torch.tensor(rng.standard_normal((D, 4)))
+    save_file(tensors, place / "adapter_model.safetensors")
+    untrained = {key: value.flip(1).contiguous() for key, value in tensors.items() if "lora_A" in key}
+    save_file(untrained, place / "untrained_A.safetensors")
+    adapters = {"one": weights.open_adapter(place)}
+    found, left_out = study.collect(base, adapters, [name(0, "q"), name(0, "v")], TOP, J, D)
+    assert left_out == []
+    return found, weights, place
+
+
+def phi(weight, a):
+    u, v = np.linalg.svd(weight)[2][:TOP].T, np.linalg.svd(a.double().numpy())[2][:J].T
+    return (np.cos(linalg.subspace_angles(u, v)) ** 2).mean()
+
+
+def test_every_adapter_meets_the_weight_of_every_layer(places):
+    found, weights, place = places
+    table = study.pairings(found, TOP, J)
+    assert list(table.columns) == study.COLUMNS
+    assert len(table) == 2 * 3 * 3
+    trained, untrained = (load_file(place / f"{file}.safetensors") for file in ("adapter_model", "untrained_A"))
+    for row in table.itertuples():
+        kind = row.projection[0]
+        key = f"base_model.model.{name(row.layer, kind)}.lora_A.weight"
+        weight = weights[name(row.weight_layer, kind)].astype(np.float32)
+        assert row.phi == pytest.approx(phi(weight, trained[key]), abs=1e-6)
+        assert row.untrained == pytest.approx(phi(weight, untrained[key]), abs=1e-6)
+
+
+def test_own_layers_beside_the_others(places):
+    table = study.pairings(places[0], TOP, J)
+    own = study.own_layers(table, TOP, J, D)
+    assert len(own) == 6
+    for row in own.itertuples():
+        here = table[(table["projection"] == row.projection) & (table["layer"] == row.layer)]
+        assert row.phi == here.loc[here["weight_layer"] == row.layer, "phi"].item()
+        assert row.elsewhere == pytest.approx(here.loc[here["weight_layer"] != row.layer, "phi"].mean())
+        assert row.p == pytest.approx(chance.tail_probability(row.phi, TOP, J, D))
+        assert row.z == pytest.approx(chance.z_score(row.phi, TOP, J, D))
+        assert row.untrained_z == pytest.approx(chance.z_score(row.untrained, TOP, J, D))
+    assert (own["p_holm"] >= own["p"]).all()
+    planted = own["projection"] == "q_proj"
+    assert own.loc[planted, "p_holm"].max() < 0.05 < own.loc[~planted, "p_holm"].min()
+
+
+def test_permuting_layers_against_brute_force(places):
+    table = study.pairings(places[0], TOP, J)
+    found = nulls.pairing_test(table, np.random.default_rng(0))
+    assert found.keys() == {"q_proj", "v_proj"}
+    for kind, p in found.items():
+        part = table[table["projection"] == kind].set_index(["layer", "weight_layer"])["phi"]
+        means = [np.mean([part[a, w] for a, w in zip(LAYERS, order, strict=True)]) for order in permutations(LAYERS)]
+        assert p == pytest.approx(np.mean(np.array(means) >= means[0] - 1e-12))
+    assert found["q_proj"] == pytest.approx(1 / 6)  # the planted one: no permutation reaches it
+
+
+def test_permuting_layers_of_an_unrelated_adapter_gives_uniform_p_values(rng):
+    index = pd.MultiIndex.from_product([range(5), range(5)], names=["layer", "weight_layer"]).to_frame(index=False)
+    p = [
+        nulls.pairing_test(index.assign(projection="q", adapter="a", phi=rng.uniform(size=25)), rng)["q"]
+        for _ in range(200)
+    ]
+    assert np.mean(p) == pytest.approx(0.5, abs=4 * np.sqrt(1 / 12 / 200) + 1 / 120)
+
+
+def test_a_single_layer_cannot_be_permuted(places):
+    table = study.pairings(places[0], TOP, J)
+    assert nulls.pairing_test(table[(table["layer"] == 0) & (table["weight_layer"] == 0)], None) == {}
+
+
+def test_directions_may_be_put_in_the_place_of_a_weights(places):
+    found, _, _ = places
+    table = study.pairings({key: place._replace(top=place.found["one"][0]) for key, place in found.items()}, J, J)
+    assert table.loc[table["layer"] == table["weight_layer"], "phi"].to_numpy() == pytest.approx(1)
+
+
+def test_how_much_the_layers_weights_share(places):
+    found, weights, _ = places
+    shared = nulls.shared_by_layers(found, TOP)
+    assert shared.keys() == {"q_proj", "v_proj"}
+    tops = [np.linalg.svd(weights[name(layer, "v")])[2][:TOP].T for layer in LAYERS]
+    pairs = [(np.cos(linalg.subspace_angles(tops[m], tops[n])) ** 2).mean() for m, n in ((0, 1), (0, 2), (1, 2))]
+    assert shared["v_proj"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert nulls.shared_by_layers({key: place for key, place in found.items() if key[1] == 0}, TOP) == {}
+
+
+def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(places, rng):
+    found, _, _ = places
+    same = {key: place._replace(top=found["q_proj", 0].top) for key, place in found.items()}
+    for weights in (found, same):
+        means = nulls.rotated_means(weights, TOP, J, 600, np.random.default_rng(0))
+        assert means.shape == (3, 600)
+        for draws in means:
+            assert draws.mean() == pytest.approx(TOP / D, abs=4 * draws.std() / np.sqrt(600))
+    # one draw by hand: rotate every W, take the means of the table
+    turn = chance.random_directions(D, D, rng)
+    table = study.pairings({key: place._replace(top=turn @ place.top) for key, place in same.items()}, TOP, J)
+    own = table["layer"] == table["weight_layer"]
+    by_hand = [table.loc[own, "phi"].mean(), table.loc[own, "untrained"].mean(), table.loc[~own, "phi"].mean()]
+    z = (np.array(by_hand) - means.mean(1)) / means.std(1)
+    assert abs(z).max() < 4
+    independent = nulls.rotated_means(found, TOP, J, 600, np.random.default_rng(0))
+    assert means[0].std() > independent[0].std()  # the same W everywhere: its means scatter more
+
+
+def test_holms_correction():
+    """Holm 1979: the k-th smallest of n times n − k + 1, never falling, at most 1."""
+    assert nulls.holm([0.04, 0.001, 0.02, 0.9]) == pytest.approx([0.08, 0.004, 0.06, 0.9])
+    assert nulls.holm([]).size == 0
+    assert nulls.holm([0.0, 1.0]) == pytest.approx([0, 1])
+
+
+def test_no_model_no_rows():
+    table = study.pairings({}, TOP, J)
+    assert study.own_layers(table, TOP, J, D).empty
+    assert nulls.pairing_test(table, None) == {}
