@@ -5,6 +5,7 @@ logit of the target class.
 """
 
 import warnings
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,10 @@ from helpers.digits.networks import Transformer
 
 ROWS = 1024  # images in one forward pass; larger ones leave the processor's cache
 CROPPED = 1 / 8  # the most of a side that `crop` may take off at each end
+NON_LINEAR = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool2d)
 DEEP_LIFT_MODULES = (
     *(nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Flatten, nn.Unflatten, nn.Identity, nn.ZeroPad2d),
-    *(nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Dropout, nn.Dropout2d),
-    *(nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus),
+    *(nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, *NON_LINEAR),
 )
 
 
@@ -35,8 +36,9 @@ def attribute(model, images, targets, method, **options):
       (Smilkov et al. 2017, who advise 10 to 20 % and about 50).
     - `occlusion`: baseline, window=max(1, h // 7): what the logit loses when a window is replaced by the baseline
       (Zeiler & Fergus 2014).
-    - `deep_lift`: baseline; the rescale rule (Shrikumar et al. 2017). For networks made of modules that it has rules
-      for; a network that applies functions instead of modules shows by its completeness residual.
+    - `deep_lift`: baseline; the rescale rule (Shrikumar et al. 2017), max pooling by Captum's: what the maximum rises
+      goes to the image's largest input, what it falls to the baseline's. For networks made of modules that it has
+      rules for; a network that applies functions instead of modules shows by its completeness residual.
     - `attention_rollout`: attention to the class token through all blocks, half of each being the skip (Abnar &
       Zuidema 2020); one value for a patch, spread over its pixels, never negative, the same for every target. For
       `digits.Transformer`.
@@ -194,7 +196,27 @@ def _occlusion(model, x, y, baseline=0.0, window=0):
 
 
 def _deep_lift(model, x, y, baseline=0.0):
-    return DeepLift(model).attribute(x, _baseline(baseline, x), target=y)
+    with _inputs_of_their_own(model):
+        return DeepLift(model).attribute(x, _baseline(baseline, x), target=y)
+
+
+@contextmanager
+def _inputs_of_their_own(model):
+    """Within the block every non-linear module takes a tensor that no other module gives or takes.
+
+    Captum applies a module's rule to the gradient of the tensor that goes into it. Where another non-linear module gave
+    this tensor, or something else takes it too, that is the wrong gradient: the sums may stay right, the maps do not.
+    Nothing stays on the network, not even what Captum leaves there of a pass that it refuses.
+    """
+    modules = [module for module in model.modules() if isinstance(module, NON_LINEAR)]
+    handles = [module.register_forward_pre_hook(lambda _, inputs: tuple(x * 1.0 for x in inputs)) for module in modules]
+    try:
+        yield
+    finally:
+        for module, handle in zip(modules, handles, strict=True):
+            handle.remove()
+            for left in ("input", "output"):
+                vars(module).pop(left, None)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Attributions against closed forms and Captum called plainly; grids and normalisation against their definitions."""
 
+import copy
+
 import captum.attr
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from scipy import integrate
 from torch import nn
 
 from helpers import digits, parameters
-from helpers.digits import saliency
+from helpers.digits import classifiers, saliency
 
 ON_CNN = [method for method in saliency.METHODS if method != "attention_rollout"]
 
@@ -55,13 +57,12 @@ def plainly(model, x, y, method):
             x, baselines=0, target=y, n_steps=32, method="gausslegendre"
         ),
         "occlusion": lambda: captum.attr.Occlusion(model).attribute(x, (1, 1, 1), target=y, baselines=0),
-        "deep_lift": lambda: captum.attr.DeepLift(model).attribute(x, baselines=0 * x, target=y),
     }
     return calls[method]()[:, 0].detach().numpy()
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-@pytest.mark.parametrize("method", [method for method in ON_CNN if method != "smooth_grad"])
+@pytest.mark.parametrize("method", [method for method in ON_CNN if method not in ("smooth_grad", "deep_lift")])
 def test_in_parts_the_maps_are_those_of_captum_called_plainly(cnn, data, method, monkeypatch):
     monkeypatch.setattr(saliency, "ROWS", 100)
     images, labels = data
@@ -169,6 +170,146 @@ def test_deep_lift_refuses_a_saved_program(cnn):
     with pytest.warns(DeprecationWarning):
         program = torch.jit.trace(cnn, torch.rand(2, 1, 8, 8))
     assert "deep_lift" not in saliency.methods_for(program)
+
+
+STEPS = {
+    "relu": nn.ReLU,
+    "relu in place": lambda: nn.ReLU(inplace=True),
+    "elu": nn.ELU,
+    "leaky relu": lambda: nn.LeakyReLU(0.2),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "max pool": lambda: nn.MaxPool2d(2),
+}
+
+
+def through_a_maximum(pool, x, reference, multipliers):
+    """What a maximum rises goes to the image's largest input, what it falls to the reference's; window by window."""
+    side, given = pool.kernel_size, torch.zeros_like(x)
+    for n, channel, row, column in np.ndindex(*multipliers.shape):
+        place = n, channel, slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+        own, other = x[place], reference[place]
+        top, above = max(own.max(), other.max()), multipliers[n, channel, row, column]
+        for window, change in ((own, top - other.max()), (other, own.max() - top)):
+            given[place][np.unravel_index(int(window.argmax()), window.shape)] += above * change
+    return given
+
+
+def rescale(steps, x, reference, multipliers):
+    """Multipliers of the input of modules one after another, from the definition.
+
+    multipliers: those of the last output, as a function of it. A linear step hands them on by its transpose; another
+    multiplies them by the change of its output over that of its input, by its slope where that is 0.
+    """
+    if not steps:
+        return multipliers(x)
+    step = type(steps[0])() if isinstance(steps[0], nn.ReLU) else steps[0]  # in place it would change what is kept
+    after = rescale(steps[1:], step(x), step(reference), multipliers)
+    slope = torch.autograd.functional.vjp(step, x, after)[1]
+    if not isinstance(step, saliency.NON_LINEAR):
+        return slope
+    change = x - reference
+    if isinstance(step, nn.MaxPool2d):
+        given = through_a_maximum(step, x, reference, after)
+    else:
+        given = after * (step(x) - step(reference))
+    return torch.where(change.abs() < 1e-12, slope, given / torch.where(change == 0, 1, change))
+
+
+def by_rescaling(model, images, labels, baseline):
+    """DeepLIFT's contributions [n, h, w] in double precision, without Captum."""
+    steps = [copy.deepcopy(part).double() for part in model.modules() if not list(part.children())]
+    x = torch.from_numpy(images).double()[:, None]
+    reference = torch.as_tensor(baseline).double().expand(x.shape)
+    of_logits = lambda logits: nn.functional.one_hot(torch.from_numpy(labels), logits.shape[1]).double()  # noqa: E731
+    return ((x - reference) * rescale(steps, x, reference, of_logits))[:, 0].numpy()
+
+
+def state_of(model):
+    """All that a user can see of a network's modules."""
+    return [
+        (name, module.training, sorted(vars(module)), {k: list(v) for k, v in vars(module).items() if "hooks" in k})
+        for name, module in model.named_modules()
+    ] + [(name, p.requires_grad, p.grad, p.sum().item()) for name, p in model.named_parameters()]
+
+
+@pytest.mark.parametrize("first", STEPS)
+@pytest.mark.parametrize("second", STEPS)
+def test_deep_lift_is_the_rescale_rule_where_one_non_linear_module_feeds_another(data, first, second):
+    torch.manual_seed(0)
+    pair = nn.Sequential(STEPS[first](), nn.Sequential(STEPS[second]()))
+    side = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), pair)(torch.zeros(1, 1, 8, 8)).shape[-1]
+    last = nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, 10), nn.Softplus(), nn.Tanh(), nn.Linear(10, 10))
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), pair, last).eval()
+    images, labels = data[0][:3], data[1][:3]
+    baseline = np.random.default_rng(0).random((8, 8), dtype=np.float32)
+    expected = by_rescaling(model, images, labels, baseline)
+    before = state_of(model)
+    maps = saliency.attribute(model, images, labels, "deep_lift", baseline=baseline)
+    assert state_of(model) == before
+    assert np.abs(maps - expected).sum() < 2e-3 * np.abs(expected).sum()  # single precision, in differences
+    assert "deep_lift" in saliency.methods_for(model, images)
+
+
+@pytest.mark.parametrize("baseline", ["black", "mean"])
+@pytest.mark.parametrize("dataset", ["digits", "mnist5k"])
+def test_deep_lift_of_the_bundled_network_is_the_rescale_rule(dataset, baseline):
+    found, network = digits.load(dataset), classifiers.bundled(dataset, "cnn")["seed_0"]
+    images, labels = found.images[::700], found.labels[::700]
+    absence = {"black": np.zeros_like(images[0]), "mean": found.images.mean(0)}[baseline]
+    expected = by_rescaling(network, images, labels, absence)
+    maps = saliency.attribute(network, images, labels, "deep_lift", baseline=absence)
+    assert np.abs(maps - expected).sum() < 1e-3 * np.abs(expected).sum()
+
+
+class Skip(nn.Module):
+    """What a non-linear module gives goes two ways: through another one, and past it."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.last = nn.Linear(64, 12), nn.Linear(12, 12), nn.Linear(12, 10)
+        self.relu, self.tanh = nn.ReLU(), nn.Tanh()
+        self.shared = self.relu
+
+    def forward(self, images):
+        hidden = self.relu(self.one(images.flatten(1)))
+        return self.last(hidden + self.tanh(hidden) + self.other(hidden))
+
+
+def test_deep_lift_past_a_skip_by_hand(data):
+    torch.manual_seed(0)
+    model, (images, labels) = Skip().requires_grad_(False), (data[0][:5], data[1][:5])
+    maps = saliency.attribute(model, images, labels, "deep_lift", baseline=0.3)
+    exact = copy.deepcopy(model).double()
+    x = torch.from_numpy(images).double().flatten(1)
+    before, before_reference = exact.one(x), exact.one(torch.full_like(x, 0.3))
+    hidden, reference = before.relu(), before_reference.relu()
+    bent = torch.where(hidden == reference, 1.0, (hidden.tanh() - reference.tanh()) / (hidden - reference))
+    after = exact.last.weight[labels]
+    into_hidden = after * (1 + bent) + after @ exact.other.weight
+    expected = (into_hidden * (hidden - reference) / (before - before_reference)) @ exact.one.weight * (x - 0.3)
+    np.testing.assert_allclose(maps.reshape(5, 64), expected, atol=1e-5)
+
+
+def test_deep_lift_is_refused_where_windows_overlap(data):
+    """Captum's rule for a maximum takes one window's share where two have their maximum at the same place."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 3, 3), nn.MaxPool2d(3, stride=1), nn.Flatten(), nn.Linear(48, 10)
+    with pytest.raises(ValueError, match="does not account for this network's logits"):
+        saliency.check_defined(nn.Sequential(*layers), "deep_lift", data[0])
+
+
+def test_a_module_used_twice_is_still_refused_and_left_as_it_was(data):
+    torch.manual_seed(0)
+    relu = nn.ReLU()
+    twice = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), relu, nn.Linear(12, 12), relu, nn.Linear(12, 10))
+    before = state_of(twice)
+    with pytest.raises(RuntimeError, match="used more than once"):
+        saliency.attribute(twice, *data, "deep_lift")
+    assert state_of(twice) == before
+    with pytest.raises(ValueError, match="a module of its own for every step"):
+        saliency.check_defined(twice, "deep_lift", data[0])
 
 
 @pytest.mark.parametrize(
