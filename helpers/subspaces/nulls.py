@@ -6,10 +6,32 @@ from statsmodels.stats.multitest import multipletests
 
 from helpers.subspaces import chance, similarity
 
+LEAD_PAIRS = 500  # random pairs drawn at once
+
 
 def holm(p):
     """p-values corrected by Holm (1979) for being as many as they are; none if there are none."""
     return multipletests(p, method="holm")[1] if len(p) else np.empty(0)
+
+
+def lead_z(phi, other, sizes, d, draws, rng):
+    """By how many standard deviations of chance one pair of subspaces shares more than another, averaged over k.
+
+    phi, other: φ(k, k) of the two pairs, [..., n], at the numbers k of leading directions in `sizes`, [n]. Their mean
+    difference is held against that of two independent random pairs in R^d. It has mean 0 and twice the variance of one
+    pair's mean over k, which is drawn, since the cells of a pair depend on each other. Returns z [...]; NaN where
+    chance has no spread. draws: random pairs, at least 2. rng: numpy Generator. Raises ValueError unless there is a φ
+    of either pair at every k, and as `chance.random_overlaps`.
+    """
+    phi, other, sizes = (np.asarray(each) for each in (phi, other, sizes))
+    if not sizes.size or {phi.shape[-1:], other.shape[-1:]} != {sizes.shape}:
+        raise ValueError(f"φ of shapes {phi.shape} and {other.shape} at k = {sizes.tolist()}: expected one at every k")
+    last, means = int(sizes.max()), []
+    for part in np.array_split(range(draws), -(-draws // LEAD_PAIRS)):
+        grids = similarity.cumulative_phi(chance.random_overlaps(last, last, d, len(part), rng))
+        means.append(grids[:, sizes - 1, sizes - 1].mean(1))
+    spread = np.sqrt(2) * np.concatenate(means).std()
+    return (phi - other).mean(-1) / (spread if spread > 1e-9 else np.nan)
 
 
 def pairing_test(table, rng):

@@ -156,6 +156,21 @@ def test_adapters_against_each_other(default):
     assert ("r = 8 and r = 64", "query", 16) not in table
 
 
+def test_the_lead_of_queries_is_counted_in_spreads_of_random_pairs(default):
+    """Bases by QR, against coordinate axes."""
+    sizes, phi = (1, 4, 16, 64), {}
+    for kind in ("query", "value"):
+        module = f"encoder.layer.5.attention.self.{kind}"
+        one, other = (right(factor(adapter, "A", module), 64) for adapter in ("r64", "r64-seed1"))
+        phi[kind] = np.mean([mean_cos2(one[:, :k], other[:, :k]) for k in sizes])
+    bases = np.linalg.qr(np.random.default_rng(8).standard_normal((1500, 384, 64)))[0]
+    drawn = np.mean([np.square(bases[:, :k, :k]).sum((1, 2)) / k for k in sizes], axis=0)
+    claim = claims(default)["query_shares_more"]
+    assert claim["statistic"] == pytest.approx((phi["query"] - phi["value"]) / drawn.std() / math.sqrt(2), rel=0.15)
+    assert claim["threshold"] == pytest.approx(stats.norm.isf(0.05), abs=1e-3)
+    assert claim["holds"] is (claim["statistic"] > claim["threshold"])
+
+
 def test_amplification_is_table_7(default):
     table = rows(default, "amplification")
     for row in table[:4]:

@@ -149,3 +149,45 @@ def test_no_model_no_rows():
     table = study.pairings({}, TOP, J)
     assert study.own_layers(table, TOP, J, D).empty
     assert nulls.pairing_test(table, None) == {}
+
+
+def drawn_diagonals(sizes, d, draws, rng):
+    """φ(k, k) with the coordinate axes of random bases by QR: [draws, n]."""
+    bases = np.linalg.qr(rng.standard_normal((draws, d, max(sizes))))[0]
+    return np.stack([np.square(bases[:, :k, :k]).sum((1, 2)) / k for k in sizes], 1)
+
+
+@pytest.mark.parametrize(("sizes", "d"), [([1, 4], 24), ([1, 4, 16], 64), ([2], 9)])
+def test_of_random_pairs_one_in_twenty_leads_by_more_than_its_threshold(sizes, d, rng):
+    """Normal only nearly, so to a fifth of the level besides the error of the draws; and a real lead is seen."""
+    one, other = (drawn_diagonals(sizes, d, 20_000, rng) for _ in range(2))
+    z = nulls.lead_z(one, other, sizes, d, 4_000, rng)
+    assert z.shape == (20_000,)
+    assert z.std() == pytest.approx(1, abs=0.06)
+    rate = (z > 1.645).mean()
+    assert abs(rate - 0.05) < 0.01 + 4 * np.sqrt(0.05 * 0.95 / 20_000)
+    level = np.array([chance.mean(k, k, d) for k in sizes])
+    assert nulls.lead_z(level + 0.5 * (1 - level), level, sizes, d, 4_000, rng) > 1.645
+
+
+def test_a_lead_turns_its_sign_with_the_pairs(rng):
+    one, other = drawn_diagonals([1, 3], 24, 2, rng)
+    seeds = [np.random.default_rng(3) for _ in range(2)]
+    assert nulls.lead_z(one, other, [1, 3], 24, 501, seeds[0]) == pytest.approx(
+        -nulls.lead_z(other, one, [1, 3], 24, 501, seeds[1])
+    )
+    assert np.isnan(nulls.lead_z([1.0], [1.0], [3], 3, 9, rng))  # all of the space: every pair shares all
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([0.1], [0.1, 0.2], [1, 2], 24, 9), r"expected one at every k"),
+        (([], [], [], 24, 9), "expected one at every k"),
+        (([0.1], [0.2], [30], 24, 9), "above d = 24"),
+        (([0.1], [0.2], [1], 24, 1), "draws is 1"),
+    ],
+)
+def test_what_is_no_lead_is_refused(given, message, rng):
+    with pytest.raises(ValueError, match=message):
+        nulls.lead_z(*given, rng)
