@@ -28,7 +28,9 @@ def readings(values, names, digits=2):
 
 
 def probability(logarithm):
-    """A probability in words from its natural logarithm: `0.36`, `0.048`, and below 0.001 `3·10⁻⁵`."""
+    """A probability in words from its natural logarithm: `0.36`, `0.048`, below 0.001 `3·10⁻⁵`, and `–` for NaN."""
+    if np.isnan(logarithm):
+        return "–"
     if logarithm == -np.inf:
         return "less than 10⁻³⁰⁰"
     if logarithm >= np.log(0.00095):

@@ -7,6 +7,7 @@ import sys
 import nbformat
 import papermill
 import pytest
+from bs4 import BeautifulSoup
 
 from helpers.parameters import SCHEMAS
 from helpers.paths import ROOT
@@ -94,3 +95,16 @@ def test_papermill_sees_every_parameter_with_its_help_and_the_schemas_default(pa
 
 def test_the_picture_beside_a_notebook_is_its_first_figure(path):
     assert path.with_suffix(".png").read_bytes() == run.first_figure(nbformat.read(path, as_version=4))
+
+
+def test_no_p_value_reads_as_zero(path):
+    """Not in sentences, nor in the columns of tables that are p-values by their heads."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            assert not re.search(r"\bp\)? ?(?:=|is|<|&lt;) ?0\.0+(?!\d)", str(data.get("text/markdown", "")))
+            for table in BeautifulSoup(data.get("text/html", ""), "html.parser").find_all("table"):
+                heads = [head.get_text() for head in table.thead.find_all("th")]
+                for row in table.tbody.find_all("tr"):
+                    for head, entry in zip(heads, row.find_all(["td", "th"]), strict=True):
+                        if re.search(r"(^|\s)p($|[_\s](holm|above|below))", head):
+                            assert not re.fullmatch(r"0\.0+", entry.get_text()), (cell.id, head)

@@ -89,6 +89,7 @@ def test_probabilities_beyond_double_precision():
 
 def test_what_is_not_known_is_a_dash():
     assert show.readings([0.5, np.nan], ["a", "b"]) == "0.50 (a), – (b)"
+    assert show.p_value(np.nan) == "–"
     assert show.span([np.nan, np.nan]) == "–"
 
 
