@@ -49,14 +49,14 @@ def plainly():
     return images, labels, network, maps[:, 0].numpy()
 
 
-def deletion_by_hand(network, images, labels, maps):
-    """Mean area under the probability of the label while pixels go black one by one; ties are black already."""
+def deletion_by_hand(network, images, labels, maps, insertion=False):
+    """Mean area under the probability of the label while pixels go black, or come in, one by one."""
     areas = []
     for image, label, found in zip(images, labels, maps, strict=True):
-        steps = [image.ravel().copy()]
+        steps = [image.ravel() * (not insertion)]
         for pixel in np.argsort(-found.ravel(), kind="stable"):
             steps.append(steps[-1].copy())
-            steps[-1][pixel] = 0
+            steps[-1][pixel] = image.ravel()[pixel] * insertion
         curve = network(torch.from_numpy(np.array(steps)).view(-1, 1, 8, 8)).softmax(1)[:, label].numpy()
         areas.append((curve.sum() - (curve[0] + curve[-1]) / 2) / 64)
     return np.array(areas)
@@ -120,6 +120,29 @@ def test_deletion_is_measured_against_the_ink(default, plainly):
     assert row["deletion p"] < 1e-6
 
 
+def test_the_other_seeds_are_counted(default, plainly):
+    """Holm's p lies between the p of one test and the sum over seven; so do the counts of what falls below 0.05."""
+    images, labels, _, _ = plainly
+    x, y, rng = torch.from_numpy(images)[:, None], torch.from_numpy(labels), np.random.default_rng(0)
+    ties = images + 1e-4 * rng.random(images.shape)  # equal ink falls at random
+    found = []
+    for seed in range(1, 5):
+        network = classifiers.bundled("digits", "cnn")[f"seed_{seed}"]
+        maps = captum.attr.Occlusion(network).attribute(x, (1, 1, 1), target=y, baselines=0)[:, 0].numpy()
+        gaps = [
+            deletion_by_hand(network, images, labels, maps, way) - deletion_by_hand(network, images, labels, ties, way)
+            for way in (False, True)
+        ]
+        less = [gaps[0], -gaps[1]]  # deletion should cost sooner, insertion bring back sooner
+        found.append([stats.ttest_1samp(gap, 0, alternative="less").pvalue for gap in less])
+    row = next(row for row in rows(default, "peers") if row["method"] == "occlusion")
+    for name, p in zip(("deletion", "insertion", "both"), [*np.transpose(found), np.max(found, axis=1)], strict=True):
+        assert (7 * p < 0.05).sum() <= row[name] <= (p < 0.05).sum()
+    assert all(
+        max(0, r["deletion"] + r["insertion"] - 4) <= r["both"] <= r["insertion"] for r in rows(default, "peers")
+    )
+
+
 def test_signs_tell_trained_from_randomised_and_absolute_values_do_not(default, plainly):
     images, _, _, maps = plainly
     table = {(row["method"], row["with"]): row for row in rows(default, "similarity")}
@@ -177,6 +200,14 @@ def test_the_readme_says_what_came_out(default):
     assert f"(area {areas['integrated_gradients']:.2f})" in text
     assert f"the absolute values ({areas['absolute']:.2f}) or of the ink ({areas['ink']:.2f})" in text
     assert [row["method"] for row in rows(default, "verdicts") if row["about"] == "the model"] == ["occlusion"]
+    both = {row["method"]: row["both"] for row in rows(default, "peers")}
+    assert "of four that differ from it by their seed alone, occlusion does both" in text
+    assert len(both) == 7
+    several = {both[name] for name in ("integrated_gradients", "smooth_grad", "deep_lift")}
+    assert f"occlusion does both on {both['occlusion']}, integrated gradients, SmoothGrad and DeepLift on " in text
+    assert f"SmoothGrad and DeepLift on {several.pop()}, input × gradient on {both['input_x_gradient']}." in text
+    assert not several
+    assert both["gradient"] == both["attention_rollout"] == 0
     readings = rows(default, "readings")
     holding = [row for row in readings if row["holds"] is True]
     both = sum(row["ink"] is True for row in holding)
