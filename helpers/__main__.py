@@ -1,30 +1,34 @@
 """`python -m helpers`: run notebooks, sweep one over a grid of parameters, render pages."""
 
-import argparse
 import os
-import re
 import signal
 import sys
 from pathlib import Path
 
+import click
 import yaml
 from tqdm import tqdm
 
-from helpers.parameters import SCHEMAS
+from helpers.parameters import SCHEMAS, meaning, read
 from helpers.press import pages, run
 from helpers.press.report import write_whole
 from helpers.press.run import Outcome, RunFailed
 
 STATUS = "exit status: " + "; ".join(f"{outcome.value} {outcome}" for outcome in Outcome)
-LIMIT = 3600
+PROGRAM, LIMIT = "python -m helpers", 3600
 
 
 def main(words=None):
     """Returns the exit status, a `run.Outcome`."""
-    options = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        return options.command(options)
+        with _commands.make_context(PROGRAM, sys.argv[1:] if words is None else words) as context:
+            return _commands.invoke(context)
+    except click.exceptions.Exit as ended:  # of --help
+        return ended.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else PROGRAM
+        return _complain(f"{error.format_message().rstrip('.')} (see {command} --help)", Outcome.BAD_PARAMETER)
     except RunFailed as error:
         return _complain(error, error.outcome)
     except ValueError as error:
@@ -35,78 +39,58 @@ def main(words=None):
         return _complain("interrupted; what was finished is kept", Outcome.INTERRUPTED)
 
 
-def _parser():
-    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__, epilog=STATUS)
-    commands = parser.add_subparsers(required=True)
-
-    def command(function, summary):
-        made = commands.add_parser(function.__name__.strip("_"), help=summary, description=summary, epilog=STATUS)
-        made.set_defaults(command=function)
-        return made
-
-    one = command(_run, "run notebooks: executed copy, HTML page and result file of each")
-    one.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="path, or name such as 01_subspace_similarity")
-    one.add_argument("--out", type=Path, default="build", help="results go to OUT/NOTEBOOK/ (default: %(default)s)")
-    many = command(_sweep, "run a notebook over a grid of parameters; done runs are kept, so the same command goes on")
-    many.add_argument("notebook", metavar="NOTEBOOK", help="path, or name such as 01_subspace_similarity")
-    many.add_argument(
-        "--over",
-        action="append",
-        required=True,
-        metavar="NAME=V1,V2,…",
-        help="values of a parameter; several --over give every combination",
-    )
-    many.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786 (default: none)"
-    )
-    many.add_argument("--out", type=Path, default="build/sweeps", help="to OUT/NOTEBOOK/ (default: %(default)s)")
-    page = command(_render, "write the HTML page of an executed notebook")
-    page.add_argument("notebook", type=Path, help="path of the notebook")
-    page.add_argument("--out", type=Path, help="the page (default: beside the notebook, .html)")
-    again = command(_refresh, "run notebooks with their own parameters and keep the outputs in them")
-    again.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
-    for made in (one, many):
-        made.add_argument(
-            "-p",
-            dest="given",
-            nargs=2,
-            action="append",
-            default=[],
-            metavar=("NAME", "VALUE"),
-            help='a parameter; a list is "[DIR, DIR]" (papermill --help-notebook NOTEBOOK lists them)',
-        )
-        made.add_argument(
-            "--jobs", type=_count, default=os.cpu_count(), help="kernels at once (default: %(default)s, the cores)"
-        )
-        made.add_argument(
-            "--limit",
-            type=_seconds,
-            default=LIMIT,
-            metavar="SECONDS",
-            help="stop a run after (default: %(default)s; 0: never)",
-        )
-    return parser
-
-
 def _count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
-    return int(text)
+    count = meaning(text)
+    if type(count) is not int or count < 1:
+        raise click.BadParameter(f"{text!r}: expected a whole number, 1 or more")
+    return count
 
 
 def _seconds(text):
-    if not re.fullmatch(r"\d+(\.\d*)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds, or 0 for no limit")
-    return float(text)
+    seconds = meaning(text)
+    if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
+        raise click.BadParameter(f"{text!r}: expected a number of seconds, or 0 for no limit")
+    return seconds
 
 
-def _run(options):
-    notebooks = [run.find(notebook) for notebook in options.notebooks]
-    given = {name: _value(name, text, notebooks) for name, text in options.given}
+@click.group(
+    help=__doc__,
+    epilog=STATUS,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+def _commands():
+    pass
+
+
+def _out(default, text):
+    return click.option("--out", type=click.Path(path_type=Path), default=default, show_default=True, help=text)
+
+
+def _of_a_run(command):
+    """The options of commands that run a notebook with parameters."""
+    told = 'a parameter; a list is "[DIR, DIR]" (papermill --help-notebook NOTEBOOK lists them)'
+    given = click.option("-p", "given", nargs=2, multiple=True, metavar="NAME VALUE", help=told)
+    cores, told = str(os.cpu_count()), "kernels at once (default: the cores)"
+    jobs = click.option("--jobs", type=_count, default=cores, metavar="N", help=told)
+    told = f"stop a run after (default: {LIMIT}; 0: never)"
+    limit = click.option("--limit", type=_seconds, default=str(LIMIT), metavar="SECONDS", help=told)
+    return given(jobs(limit(command)))
+
+
+@_commands.command("run", epilog=STATUS)
+@click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...")
+@_out("build", "results go to OUT/NOTEBOOK/")
+@_of_a_run
+def _run(notebooks, out, given, jobs, limit):
+    """Run notebooks: executed copy, HTML page and result file of each.
+
+    NOTEBOOK is a path, or a name such as 01_subspace_similarity.
+    """
+    notebooks = [run.find(notebook) for notebook in notebooks]
+    given = {name: _value(name, text, notebooks) for name, text in given}
     with _Bars() as bars:
-        results = run.run_all(
-            notebooks, given, options.out, jobs=options.jobs, limit=options.limit or None, progress=bars.show
-        )
+        results = run.run_all(notebooks, given, out, jobs=jobs, limit=limit or None, progress=bars.show)
     for result in results:
         if not isinstance(result, RunFailed):
             print(f"report: {result / 'report.html'}")
@@ -116,15 +100,31 @@ def _run(options):
     return failures[0].outcome if failures else Outcome.DONE
 
 
-def _sweep(options):
+@_commands.command("sweep", epilog=STATUS)
+@click.argument("notebook")
+@click.option(
+    "--over",
+    multiple=True,
+    required=True,
+    metavar="NAME=V1,V2,…",
+    help="values of a parameter; several --over give every combination",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786 (default: none)")
+@_out("build/sweeps", "to OUT/NOTEBOOK/")
+@_of_a_run
+def _sweep(notebook, over, scheduler, out, given, jobs, limit):
+    """Run a notebook over a grid of parameters.
+
+    Done runs are kept, so the same command goes on. NOTEBOOK is a path, or a name such as 01_subspace_similarity.
+    """
     from helpers.press import sweep  # Dask takes a second to import, which the other commands need not wait for
 
-    notebook = run.find(options.notebook)
-    given = {name: _value(name, text, [notebook]) for name, text in options.given}
-    over = dict(map(sweep.values, options.over))
-    if len(over) < len(options.over):
+    notebook = run.find(notebook)
+    given = {name: _value(name, text, [notebook]) for name, text in given}
+    grid = dict(sweep.values(text, typed=notebook.stem not in SCHEMAS) for text in over)
+    if len(grid) < len(over):
         raise ValueError("--over names a parameter twice: give all its values in one")
-    parameters = sweep.grid(notebook, given, over)
+    parameters = sweep.grid(notebook, given, grid)
     with tqdm(total=len(parameters), desc=notebook.stem, unit="run") as bar:
 
         def show(done, total, record):
@@ -133,17 +133,9 @@ def _sweep(options):
             if record and record["outcome"]:
                 bar.write(f"{record['key']}: {record['message']}", file=sys.stderr)
 
-        limit = options.limit or None
-        records = sweep.sweep(
-            notebook,
-            parameters,
-            options.out,
-            scheduler=options.scheduler,
-            jobs=options.jobs,
-            limit=limit,
-            progress=show,
-        )
-    place = options.out / notebook.stem
+        options = {"scheduler": scheduler, "jobs": jobs, "limit": limit or None, "progress": show}
+        records = sweep.sweep(notebook, parameters, out, **options)
+    place = out / notebook.stem
     print(f"index: {place / 'index.html'}\ntable: {place / 'runs.parquet'}, {place / 'runs.csv'}")
     failed = [record for record in records if record["outcome"]]
     if not failed:
@@ -151,16 +143,22 @@ def _sweep(options):
     return _complain(f"{len(failed)} of {len(records)} runs failed, see {place / 'index.html'}", failed[0]["outcome"])
 
 
-def _render(options):
-    content = run.load(options.notebook)
-    place = options.out or options.notebook.with_suffix(".html")
-    write_whole(place, pages.page(content))
+@_commands.command("render", epilog=STATUS)
+@click.argument("notebook", type=click.Path(path_type=Path))
+@_out(None, "the page (default: beside the notebook, .html)")
+def _render(notebook, out):
+    """Write the HTML page of an executed notebook."""
+    place = out or notebook.with_suffix(".html")
+    write_whole(place, pages.page(run.load(notebook)))
     print(f"page: {place}")
     return Outcome.DONE
 
 
-def _refresh(options):
-    for notebook in map(run.find, options.notebooks):
+@_commands.command("refresh", epilog=STATUS)
+@click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...")
+def _refresh(notebooks):
+    """Run notebooks with their own parameters and keep the outputs in them."""
+    for notebook in map(run.find, notebooks):
         with _Bars() as bars:
             run.refresh(notebook, lambda *step, name=notebook.stem: bars.show(name, *step))
     return Outcome.DONE
@@ -188,13 +186,15 @@ class _Bars:
 
 
 def _value(name, text, notebooks):
-    """The text as it stands where a schema reads it; otherwise as YAML."""
+    """The text as it stands where a schema reads it; otherwise what it reads as."""
     if all(notebook.stem in SCHEMAS for notebook in notebooks):
         return text
     try:
-        return yaml.safe_load(text) if text else ""
+        return read(text) if text else ""
     except yaml.YAMLError:
         raise ValueError(f'parameter {name} is {text!r}, which is not YAML: a list is "[DIR, DIR]"') from None
+    except ValueError as error:
+        raise ValueError(f"parameter {name}: {error}") from None
 
 
 def _complain(error, status):

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal, Self, get_args, get_origin
 
@@ -38,16 +39,24 @@ CONDITIONS = (
     *METHODS,
 )
 LEAST_NULL_NETWORKS = 99
+WORDS = {"true": True, "false": False, "null": None}
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+NOT_DECIMAL = re.compile(  # what Python or YAML 1.1 takes for a number: 0x10, 1:30, 1_000
+    r"[+-]?(0[box][0-9a-f_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?|(?=.*_)\.?[0-9][0-9_]*(\.[0-9_]*)?(e[+-]?[0-9_]+)?)",
+    re.IGNORECASE,
+)
 
 
 class Parameters(BaseModel):
     """Base of the schemas: strict types, no unknown names; the text below a field is its help.
 
     What papermill and command lines hand over as text ('true', '[1, 2]', a numpy scalar as '3') is read as the field's
-    type first. inputs: the fields that name files or directories to read.
+    type first, its words by `meaning`. inputs: the fields that name files or directories to read.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
     inputs: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -369,6 +378,43 @@ SCHEMAS = {
 }
 
 
+def meaning(text):
+    """What a word of a command line means: a decimal number, true, false or null; another word is a text."""
+    word = text.strip()
+    if DECIMAL.fullmatch(word):
+        return int(word) if word.lstrip("+-").isdecimal() else float(word)
+    return WORDS.get(word.lower(), text)
+
+
+def texts(text):
+    """The texts in a list or tuple such as "[a, 'b c']"; a text that is neither comes back as it is."""
+    inner = text.strip()
+    if inner.startswith("(") and inner.endswith(")"):
+        inner = f"[{inner[1:-1]}]"
+    try:
+        found = yaml.load(inner, yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
+        return text
+    return found if isinstance(found, list) else text
+
+
+def read(text):
+    """A value of a command line where no schema says its type: YAML with the words of `meaning`; quoted, a text.
+
+    Raises yaml.YAMLError for what is no YAML, and ValueError for a number that is not decimal.
+    """
+    return yaml.load(text, _Reader)
+
+
+class _Reader(yaml.BaseLoader):
+    def construct_scalar(self, node):
+        if node.style:
+            return node.value
+        if NOT_DECIMAL.fullmatch(node.value):
+            raise ValueError(f"{node.value!r} is no decimal number: write 16, -0.5 or 1e-3, or quote it for a text")
+        return meaning(node.value)
+
+
 def _injected_names(cells):
     """Names that papermill's own cell assigns to, among the sources of the cells run so far."""
     injected = [ast.parse(source) for source in cells if source.startswith("# Parameters\n")]
@@ -381,21 +427,11 @@ def _as_type(value, kind):
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if kind is str or get_origin(kind) is Literal:
         return str(value) if isinstance(value, PurePath) else value
-    value = _read(value) if isinstance(value, str) else value
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if get_origin(kind) is list and isinstance(value, list | tuple):
-        return [_as_type(item, get_args(kind)[0]) for item in value]
-    return value
-
-
-def _read(text):
-    for reader in (ast.literal_eval, yaml.safe_load):  # a tuple is no YAML, a bare word no Python
-        try:
-            return reader(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError):
-            continue
-    return text
+    if get_origin(kind) is list:
+        value = texts(value) if isinstance(value, str) else value
+        return [_as_type(item, get_args(kind)[0]) for item in value] if isinstance(value, list | tuple) else value
+    value = meaning(value) if isinstance(value, str) else value
+    return int(value) if kind is int and isinstance(value, float) and value.is_integer() else value
 
 
 def _sentence(error):

@@ -1,3 +1,4 @@
+import string
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -12,6 +13,8 @@ from helpers.parameters import (
     Parameters,
     RandomBaselines,
     SubspaceSimilarity,
+    meaning,
+    read,
 )
 
 
@@ -118,7 +121,15 @@ def test_what_papermill_injects_is_held_against_the_schema_and_other_globals_are
         (SubspaceSimilarity, {"seed": np.int64(3)}, 3),
         (DigitSaliency, {"input_mean": "1e-3", "model": "x"}, 0.001),
         (DigitSaliency, {"input_mean": np.float32(0.5), "model": "x"}, 0.5),
+        (SubspaceSimilarity, {"seed": "010"}, 10),
+        (SubspaceSimilarity, {"seed": "1e3"}, 1000),
+        (SubspaceSimilarity, {"adapters": "[010, 1:30, true]"}, ["010", "1:30", "true"]),
+        (SubspaceSimilarity, {"module": "1_000"}, "1_000"),
+        (DigitSaliency, {"input_mean": "-4.2e-1", "model": "x"}, -0.42),
+        (DigitSaliency, {"input_mean": "010", "model": "x"}, 10.0),
         (LoraAdapters, {"ranks": "[1, 2]", "seeds": [0, 0]}, [1, 2]),
+        (LoraAdapters, {"ranks": "[4, 010]", "seeds": [0, 0]}, [4, 10]),
+        (LoraAdapters, {"ranks": "(4, 010)", "seeds": "[0, 0]"}, [4, 10]),
         (LoraAdapters, {"ranks": np.array([1, 2]), "seeds": [0, 0]}, [1, 2]),
     ],
 )
@@ -127,6 +138,58 @@ def test_what_became_text_or_another_type_on_its_way_is_read_as_meant(schema, gi
     found = getattr(schema.parse(given), name)
     assert found == read
     assert type(found) is type(read)
+
+
+NOT_DECIMAL = ["1:30", "0o10", "0x10", "0b10", "1_000", "1_0.5", "1e1_0", "-0x1F", "1:30:15.5"]
+
+
+@pytest.mark.parametrize("text", [*NOT_DECIMAL, "1.5", "nan", "inf", "1e999", "½", "１０", "--1", "1e", ".", ""])
+def test_a_whole_number_is_written_in_decimal_digits(text):
+    for given in ({"seed": text}, {"seeds": f"[0, {text or '~'}]"}):
+        schema = SubspaceSimilarity if "seed" in given else LoraAdapters
+        with pytest.raises(ValueError, match=r"parameter seeds?(\.1)? is") as refusal:
+            schema.parse(given)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", [*NOT_DECIMAL, "nan", ".inf", "1e999", "1,5"])
+def test_a_fraction_is_written_in_decimal_digits(text):
+    with pytest.raises(ValueError, match="parameter input_mean is"):
+        DigitSaliency.parse({"input_mean": text, "model": "x"})
+
+
+def test_a_decimal_number_means_what_python_says_and_anything_else_is_a_text(rng):
+    """Random words of the letters that numbers are made of: none raises, none means anything but what Python says."""
+    for _ in range(20_000):
+        word = "".join(rng.choice(list("0123456789.eE+-_:x"), rng.integers(1, 7)))
+        try:
+            number = float(word)
+        except ValueError:
+            number = None
+        found = meaning(word)
+        if isinstance(found, str):
+            assert found == word
+            assert number is None or "_" in word
+        else:
+            assert found == number
+            assert isinstance(found, int) == (set(word) <= set(string.digits + "+-"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("-4.2e-1", -0.42), ("[4, 010, [a, 'x y']]", [4, 10, ["a", "x y"]]), ("True", True), ("null", None),
+     ("'0x10'", "0x10"), ("2024-01-01", "2024-01-01"), ("{a: 010}", {"a": 10}), ("a:b_1", "a:b_1"), ("8x8", "8x8")],
+)  # fmt: skip
+def test_without_a_schema_a_text_is_read_by_the_same_rule(text, value):
+    assert read(text) == value
+    assert type(read(text)) is type(value)
+
+
+@pytest.mark.parametrize("text", NOT_DECIMAL)
+def test_without_a_schema_a_number_that_is_not_decimal_is_refused(text):
+    for whole in (text, f"[1, {text}]"):
+        with pytest.raises(ValueError, match=r"is no decimal number: write 16, -0\.5 or 1e-3, or quote it"):
+            read(whole)
 
 
 class Switch(Parameters):
@@ -147,7 +210,7 @@ def test_truth_values_are_read_and_numbers_are_none(text, read):
     ("given", "message"),
     [
         ({"seed": "true"}, "seed is True: input should be a valid integer"),
-        ({"seed": "[1]"}, r"seed is \[1\]: input should be a valid integer"),
+        ({"seed": "[1]"}, r"seed is '\[1\]': input should be a valid integer"),
         ({"seed": "three"}, "seed is 'three'"),
         ({"seed": None}, "seed is None"),
         ({"adapters": "[a"}, r"adapters is '\[a': expected a list, such as"),

@@ -27,7 +27,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from helpers.parameters import SCHEMAS
+from helpers.parameters import SCHEMAS, read, texts
 from helpers.paths import ROOT, resolve
 from helpers.press import pages, run
 from helpers.press.report import HASHED_UP_TO, PACKAGES, file_hash, write_together, write_whole
@@ -54,23 +54,21 @@ def grid(notebook, given, over):
     return checked
 
 
-def values(text):
-    """NAME=V1,V2,… as (name, values); each value is YAML, so that a list is [DIR, DIR]. Raises ValueError."""
+def values(text, typed):
+    """NAME=V1,V2,… as (name, values), in which a list is [DIR, DIR]. Raises ValueError.
+
+    typed: whether to `read` the values, as nothing else will; otherwise they are texts, for a schema to read.
+    """
     name, _, listed = text.partition("=")
     try:
-        found = yaml.safe_load(f"[{listed}]")
+        found = read(f"[{listed}]") if typed else texts(f"[{listed}]")
     except yaml.YAMLError:
         found = []
-    if not found or not _is_json(found):
+    except ValueError as error:
+        raise ValueError(f"parameter {name}: {error}") from None
+    if not found or not isinstance(found, list):
         raise ValueError(f'--over is {text!r}: expected NAME=VALUE,VALUE,…, where a list is "[DIR, DIR]"')
     return name, found
-
-
-def _is_json(value):
-    try:
-        return bool(json.dumps(value))
-    except TypeError:  # YAML has dates
-        return False
 
 
 def key(content, name, parameters):

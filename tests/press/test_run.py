@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from helpers.paths import ROOT
-from helpers.press import run
+from helpers.press import run, sweep
 from helpers.press.run import Outcome, RunFailed
 from helpers.show import explore
 from tests import small
@@ -244,7 +244,7 @@ def test_an_interrupted_run_keeps_what_it_had_and_its_kernel_goes(tmp_path):
     assert "small was interrupted in section" in (tmp_path / "small" / "failed.ipynb").read_text()
 
 
-def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path, call, capsys):
+def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path, call):
     status, out, _ = call("run", notebook, "--out", tmp_path)
     assert (status, out) == (0, f"report: {tmp_path / 'small' / 'report.html'}\n")
     status, _, said = call("run", notebook, "--out", tmp_path, "-p", "fail", "true")
@@ -261,15 +261,68 @@ def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp
     unreadable = call("run", tmp_path / "torn.ipynb")
     assert unreadable[0] == Outcome.UNREADABLE_FILE
     assert "cannot be read as a notebook" in unreadable[2]
-    for option, value, expected in (("--jobs", "0", "1 or more"), ("--limit", "-3", "0 for no limit")):
-        with pytest.raises(SystemExit, match="2"):
-            call("run", notebook, f"{option}={value}")
-        assert expected in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="0"):
-        call("run", "--help")
-    told = capsys.readouterr().out
+    for option, value, expected in (
+        ("--jobs", "0", "1 or more"),
+        ("--jobs", "1_0", "1 or more"),
+        ("--limit", "-3", "0 for no limit"),
+        ("--limit", "1:30", "0 for no limit"),
+    ):
+        status, _, said = call("run", notebook, f"{option}={value}")
+        assert status == Outcome.BAD_PARAMETER
+        assert expected in said
+    for words in ([], ["run"], ["walk"], ["run", notebook, "-p", "x"], ["sweep", notebook], ["run", "--jobs"]):
+        status, _, said = call(*words)
+        assert status == Outcome.BAD_PARAMETER
+        assert re.search(r"^error: .* \(see python -m helpers.* --help\)$", said), words
+    status, told, _ = call("run", "--help")
+    assert status == Outcome.DONE
     assert "a list is" in told
     assert re.search(r"3\s+timed out;\s+4\s+dead\s+kernel", told)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10.0), ("-4.2e-1", -0.42), ("-1", -1.0), ("1:30", None), ("0o10", None), ("0x10", None), ("1_0", None)],
+)
+def test_numbers_are_decimal_whichever_way_they_come(text, value, tmp_path, call, monkeypatch):
+    """`run`, `sweep -p`, `sweep --over`, each on a notebook with a schema and on one without, and papermill."""
+    seen = []
+
+    def keep(notebooks, given, *_, **__):
+        seen.append(run.check(notebooks[0], given))
+        return [RunFailed(Outcome.DEAD_KERNEL, "here")]
+
+    monkeypatch.setattr(run, "run_all", keep)
+    monkeypatch.setattr(sweep, "sweep", lambda _, points, *__, **___: seen.extend(points) or [{"outcome": 4}])
+    notebook = small.write(tmp_path / "small.ipynb", small.LIGHT)
+    for path, name, more in ((notebook, "wait", {}), ("03_digit_saliency", "input_mean", {"model": "a:b"})):
+        rest = [word for pair in more.items() for word in ("-p", *pair)]
+        for words in (
+            ["run", path, "-p", name, text, *rest],
+            ["sweep", path, "-p", name, text, *rest, "--over", "seed=010" if more else "x=010"],
+            ["sweep", path, "--over", f"{name}={text}", *rest],
+        ):
+            seen.clear()
+            status, _, said = call(*words, "--out", tmp_path / "out")
+            assert (status == Outcome.BAD_PARAMETER) == (value is None), said
+            assert [point[name] for point in seen] == [value] * (value is not None)
+            assert all(point.get("seed", 10) == point.get("x", 10) == 10 for point in seen)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("-4.2e-1", ""), ("1:30", "input_mean is '1:30': input"), ("0x10", "input_mean is '0x10'")]
+)
+def test_papermill_reads_them_alike(text, said, tmp_path):
+    """Up to the cell that checks them: papermill makes numbers of what it takes for one, the schema reads the rest."""
+    content = nbformat.read(ROOT / "notebooks" / "03_digit_saliency.ipynb", as_version=4)
+    content.cells = [*content.cells[:3], nbformat.v4.new_code_cell("print(p.input_mean == -0.42)")]
+    nbformat.write(content, tmp_path / "in.ipynb")
+    words = ["-p", "input_mean", text, "-p", "model", "a:b", "--cwd", str(ROOT), "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (not said)
+    assert said in done.stderr
+    assert said or "True" in (tmp_path / "out.ipynb").read_text()
 
 
 def test_a_page_can_be_rendered_again(notebook, tmp_path, call):

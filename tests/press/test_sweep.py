@@ -164,7 +164,8 @@ def test_inputs_that_change_while_a_run_is_on_its_way_give_no_result(notebook, t
         (["--over", "x"], "expected NAME=VALUE,VALUE"),
         (["--over", "x="], "expected NAME=VALUE,VALUE"),
         (["--over", "x=[1"], "expected NAME=VALUE,VALUE"),
-        (["--over", "x=2024-01-01"], "expected NAME=VALUE,VALUE"),
+        (["--over", "x=1,0x10"], "parameter x: '0x10' is no decimal number"),
+        (["--over", "x=1,2", "-p", "wait", "1:30"], "parameter wait: '1:30' is no decimal number"),
         (["--over", "x=1", "--over", "x=2"], "--over names a parameter twice"),
         (["--over", "x=1,2", "-p", "x", "3"], "parameter x is given and swept over"),
         (["--over", "x=1,2", "--scheduler", "nowhere"], "no Dask scheduler answers at 'nowhere'"),
@@ -203,8 +204,16 @@ def test_records_that_are_none_or_of_another_schema_are_passed_over(tmp_path):
 def test_a_bad_combination_is_named_before_anything_runs():
     with pytest.raises(ValueError, match=r'^factor = A, side = left: side is "left" with factor "A"'):
         sweep.grid("01_subspace_similarity", {}, {"factor": ["BA", "A"], "side": ["right", "left"]})
-    assert sweep.values("adapters=[a, b],[c]") == ("adapters", [["a", "b"], ["c"]])
-    assert sweep.values("factor=A,BA") == ("factor", ["A", "BA"])
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_values_to_sweep_over(typed):
+    assert sweep.values("adapters=[a, b],[c]", typed) == ("adapters", [["a", "b"], ["c"]])
+    assert sweep.values("factor=A,BA", typed) == ("factor", ["A", "BA"])
+    name, found = sweep.values("seed=010,-4.2e1,'3'", typed)
+    assert found == ([10, -42.0, "3"] if typed else ["010", "-4.2e1", "3"])
+    if not typed:
+        assert sweep.grid("01_subspace_similarity", {}, {name: ["010", "3"]}) == [{"seed": 10}, {"seed": 3}]
 
 
 def test_two_sweeps_into_one_directory_take_turns(notebook, tmp_path):
