@@ -17,7 +17,7 @@ from helpers.digits import controls, saliency
 from helpers.digits.images import SIZES
 from helpers.digits.networks import ARCHITECTURES, untrained
 from helpers.paths import resolve
-from helpers.weights import CheckpointError
+from helpers.weights import WeightsError
 
 BUNDLED = "data/digit_models"
 TRAINED = tuple(f"seed_{seed}" for seed in range(5))
@@ -115,7 +115,7 @@ def bundled_directory(dataset, architecture):
 def bundled(dataset, architecture):
     """{name: network} of one data set and architecture: seed_0 … seed_4, and permuted_labels.
 
-    The last was trained on labels that were permuted among the training images. Raises CheckpointError for a file that
+    The last was trained on labels that were permuted among the training images. Raises WeightsError for a file that
     is missing, broken, or holds NaN.
     """
     size = SIZES[dataset]
@@ -129,46 +129,46 @@ def open_model(source, size, mean=0.0, std=1.0):
     source: a file saved by `torch.jit.save` (.pt, .pth) or `torch.export.save` (.pt2, with a dynamic batch size), or
     `package.module:callable`, where the callable gives an `nn.Module`. Opening either runs its program: give only what
     you trust. size: (rows, columns) of its input, to which images are resized. mean, std: it takes (x − mean) / std.
-    Raises CheckpointError for what cannot be opened.
+    Raises WeightsError for what cannot be opened.
     """
     model, file = (_from_callable(source), None) if CALLABLE.fullmatch(source) else _from_file(resolve(source))
     if not isinstance(model, nn.Module):
-        raise CheckpointError(f"model {source} gives a {type(model).__name__}: expected a torch.nn.Module")
+        raise WeightsError(f"model {source} gives a {type(model).__name__}: expected a torch.nn.Module")
     if not isinstance(model, torch.fx.GraphModule):  # an exported program keeps the mode that it was exported in
         model.eval()
     return Prepared(model, tuple(size), mean, std).requires_grad_(False), file
 
 
 def check(model, name, images):
-    """Raise CheckpointError unless a network turns images [n, 1, h, w] into finite logits [n, 10] with gradients.
+    """Raise WeightsError unless a network turns images [n, 1, h, w] into finite logits [n, 10] with gradients.
 
     name: for the message.
     """
     for tensor_name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{name}: {tensor_name} holds NaN or infinite numbers: save the network again")
+            raise WeightsError(f"{name}: {tensor_name} holds NaN or infinite numbers: save the network again")
     if not controls.layers(model):
-        raise CheckpointError(f"{name} has no parameters to randomise: save it without freezing it")
+        raise WeightsError(f"{name} has no parameters to randomise: save it without freezing it")
     for count in (2, 3):
         x = torch.as_tensor(images[:count])[:, None].requires_grad_()
         try:
             logits, again = model(x), model(x)
         except Exception as error:
-            raise CheckpointError(
+            raise WeightsError(
                 f"{name} does not take {count} images of {x.shape[2]} × {x.shape[3]} ({_line(error)}): set input_rows "
                 "and input_columns to its size, and export with a dynamic batch size"
             ) from error
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (count, 10):
             shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise CheckpointError(f"{name} gives {shape} for {count} images: expected logits [{count}, 10]")
+            raise WeightsError(f"{name} gives {shape} for {count} images: expected logits [{count}, 10]")
         if not torch.isfinite(logits).all():
-            raise CheckpointError(f"{name} gives NaN or infinite logits: check input_mean and input_std")
+            raise WeightsError(f"{name} gives NaN or infinite logits: check input_mean and input_std")
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5):
-            raise CheckpointError(f"{name} gives other logits each time: call eval() before exporting it")
+            raise WeightsError(f"{name} gives other logits each time: call eval() before exporting it")
         if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(count), atol=1e-4):
-            raise CheckpointError(f"{name} gives probabilities: expected logits, without the softmax at its end")
+            raise WeightsError(f"{name} gives probabilities: expected logits, without the softmax at its end")
     if not logits.requires_grad or not torch.autograd.grad(logits[:, 0].sum(), x)[0].any():
-        raise CheckpointError(f"{name} has no gradient with respect to its input: save it without torch.no_grad")
+        raise WeightsError(f"{name} has no gradient with respect to its input: save it without torch.no_grad")
 
 
 def check_labels(labels):
@@ -194,12 +194,12 @@ def _restored(architecture, size, file):
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is not a readable safetensors file ({error})") from error
+        raise WeightsError(f"{file} is not a readable safetensors file ({error})") from error
     network = untrained(architecture, size, seed=0)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{file} does not hold the {architecture} of this data set: {_line(error)}") from error
+        raise WeightsError(f"{file} does not hold the {architecture} of this data set: {_line(error)}") from error
     return network.requires_grad_(False)
 
 
@@ -210,17 +210,17 @@ def _from_callable(source):
             raise ModuleNotFoundError(f"no module named {module!r}")
         return getattr(importlib.import_module(module), name)()
     except Exception as error:
-        raise CheckpointError(f"model {source} cannot be called: {type(error).__name__}: {_line(error)}") from error
+        raise WeightsError(f"model {source} cannot be called: {type(error).__name__}: {_line(error)}") from error
 
 
 def _from_file(file):
     if not file.is_file():
-        raise CheckpointError(
+        raise WeightsError(
             f"model {file} is not a file: expected a saved program ({', '.join(PROGRAMS)}), "
             f"package.module:callable, or one of the bundled {', '.join(ARCHITECTURES)}"
         )
     if file.suffix not in PROGRAMS or not is_zipfile(file):
-        raise CheckpointError(
+        raise WeightsError(
             f"model {file} is no program that torch.jit.save or torch.export.save wrote: weights alone say not what to "
             "compute, and pickled modules are not read; save a program, or give package.module:callable"
         )
@@ -233,7 +233,7 @@ def _from_file(file):
                 return torch.export.load(file).module(), file
             return torch.jit.load(file, map_location="cpu"), file
     except Exception as error:
-        raise CheckpointError(f"model {file} cannot be opened as a saved program ({_line(error)})") from error
+        raise WeightsError(f"model {file} cannot be opened as a saved program ({_line(error)})") from error
 
 
 def _line(error):

@@ -49,7 +49,7 @@ class Outcome(enum.IntEnum):
 
 
 # Errors of ours, by the name that a kernel tells; their messages are whole sentences.
-BLAME = {"CheckpointError": Outcome.UNREADABLE_FILE, "NoSuchModule": Outcome.BAD_PARAMETER}
+BLAME = {"WeightsError": Outcome.UNREADABLE_FILE, "NoSuchModule": Outcome.BAD_PARAMETER}
 
 
 class RunFailed(Exception):

@@ -1,23 +1,19 @@
 """Files on disk → the weights W of a model and the updates ΔW of an adapter. Knows files; no statistics."""
 
-from helpers.weights.checkpoints import (
-    Adapter,
-    Base,
-    CheckpointError,
-    check_fit,
-    input_files,
-    open_adapter,
-    open_base,
-)
-from helpers.weights.modules import NoSuchModule
+from helpers.weights.base import Base, open_base
+from helpers.weights.formats import open_update
+from helpers.weights.modules import match
+from helpers.weights.tensors import NoSuchModule, WeightsError
+from helpers.weights.updates import Dense, LowRank, Updates
 
 __all__ = [
-    "Adapter",
     "Base",
-    "CheckpointError",
+    "Dense",
+    "LowRank",
     "NoSuchModule",
-    "check_fit",
-    "input_files",
-    "open_adapter",
+    "Updates",
+    "WeightsError",
+    "match",
     "open_base",
+    "open_update",
 ]

@@ -1,8 +1,10 @@
-"""Names of a model's modules: finding one, its role in attention, its counterparts in other layers."""
+"""Names of a model's modules: finding one, its role and layer, and ONE mapping between the names of two holders."""
 
 import difflib
 import re
 from collections import Counter
+
+from helpers.weights.tensors import NoSuchModule, WeightsError, listed
 
 # What projections of attention are called in common architectures.
 ROLES = {
@@ -11,40 +13,76 @@ ROLES = {
     **dict.fromkeys(("value", "v_proj", "v_lin", "v", "wv"), "v"),
     **dict.fromkeys(("o_proj", "out_proj", "out_lin", "o", "wo"), "o"),
 }
+# Parts that a wrapper (compiling, distributing, PEFT) puts into names, and that say nothing of the module.
+WRAPPERS = {"_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+ANY_MODEL = {"", "model", "base_model"}  # a class's name for what it wraps; says nothing of which part of a model it is
 
 
-class NoSuchModule(ValueError):
-    """A name that fits no module, or several; the message lists candidates."""
+def plain(name):
+    """A module's name without the parts that wrappers put into it."""
+    kept = ".".join(part for part in name.split(".") if part not in WRAPPERS) or name
+    return kept.removeprefix("base_model.model.") or name
 
 
-def find(wanted, names, where):
-    """The one of `names` that is `wanted`, ends with it, is its end, or agrees from the layer's number on.
+def find(wanted, names, where, more=""):
+    """The one of `names` that is `wanted` or ends with it, in whole parts: `layer.1` is not found in `layer.11`.
 
-    An adapter's `bert.encoder.layer.0.x` is the base's `encoder.layer.0.x`; prefixes change with the class that
-    a model was loaded by. Parts are whole: `layer.1` is not found in `layer.11`. where: owner, for the message.
-    Raises NoSuchModule when none or several fit.
+    where: owner, for the message. more: what the message adds where nothing fits. Raises NoSuchModule when none or
+    several fit.
     """
     names = list(names)
-    if wanted in names:
-        return wanted
-    found = [name for name in names if name.endswith("." + wanted)]
-    found = found or [name for name in names if wanted.endswith("." + name)]
-    found = found or [name for name in names if _from_layer(name) == _from_layer(wanted) != ""]
+    found = [name for name in names if name in (wanted, plain(wanted))]
+    found = found or [name for name in names if name.endswith("." + wanted)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise NoSuchModule(f"module {wanted!r} is ambiguous in {where}: {_listed(found)}; write more of the name")
+        raise NoSuchModule(f"module {wanted!r} is ambiguous in {where}: {listed(found)}; write more of the name")
     parts = wanted.count(".") + 1
     ends = {".".join(name.split(".")[-parts:]): name for name in reversed(names)}
     near = [ends[end] for end in difflib.get_close_matches(wanted, ends, 3)]
-    hint = f"did you mean {_listed(near)}?" if near else f"they are {_listed(names)}"
-    raise NoSuchModule(f"module {wanted!r} is not in {where}, which has {len(names)} modules; {hint}")
+    hint = f"did you mean {listed(near)}?" if near else f"they are {listed(names)}"
+    raise NoSuchModule(f"module {wanted!r} is not in {where}, which has {len(names)} modules; {hint}{more}")
 
 
-def common(holders):
-    """Modules of the first of `holders` (adapters, models), under its names, that all the others have too."""
-    first, *others = holders
-    return [name for name in first.modules() if all(_has(other, name) for other in others)]
+def match(base, updates):
+    """{module of the base: its name in the updates}: one mapping for all modules of two holders, one-to-one.
+
+    base, updates: with `modules()`, `shape(module)` and `label`; any two holders will do. Names agree from the first
+    number on. What stands before it, a *tower* such as `model.decoder.layers`, belongs to the tower of that name; else
+    to one of the same parts in another order; else to one that has more of them, or fewer (`bert.encoder.layer`,
+    `encoder.layer`): to the one that has more of its modules, in their shapes. Raises WeightsError where no module has
+    a counterpart, and where two towers fit equally.
+    """
+    rename = getattr(base, "renamed", str)
+    theirs, ours = (_towers(holder.modules(), rename) for holder in (updates, base))
+
+    def alike(tower, other):
+        """The modules that two towers share, in the same shape as far as it is known."""
+        shared = sorted(theirs[tower].keys() & ours[other].keys())
+        shapes = {rest: (updates.shape(theirs[tower][rest]), base.shape(ours[other][rest])) for rest in shared}
+        return {rest for rest, (one, two) in shapes.items() if None in (one, two) or one == two}
+
+    chosen, ill_fitting = {}, {}
+    for degree in (3, 2, 1):
+        found = {}
+        for tower in sorted(theirs.keys() - chosen.keys()):
+            free = [o for o in ours if o not in chosen.values() and _kinship(tower, o) == degree]
+            fits = {other: alike(tower, other) for other in free if theirs[tower].keys() & ours[other].keys()}
+            best = [other for other in fits if not any(fits[other] < rival for rival in fits.values())]
+            if best:
+                (found if degree == 3 or fits[best[0]] else ill_fitting)[tower] = best
+        _refuse_rivals(found, base, updates)
+        chosen |= {tower: best[0] for tower, best in found.items()}
+    if not chosen:
+        _refuse_rivals(ill_fitting, base, updates)
+        chosen = {tower: best[0] for tower, best in ill_fitting.items()}
+    pairs = {ours[o][rest]: theirs[t][rest] for t, o in chosen.items() for rest in theirs[t].keys() & ours[o].keys()}
+    if not pairs:
+        raise WeightsError(
+            f"no module of {updates.label} is one of {base.label}: the one has {listed(updates.modules())}, the "
+            f"other {listed(base.modules())}; they belong to different models, or parts of one: give its own base"
+        )
+    return dict(sorted(pairs.items()))
 
 
 def short_name(module):
@@ -90,23 +128,34 @@ def by_layer(names):
     return {(layer, _last(stem) if alike[_last(stem)] == 1 else stem): name for name, (layer, stem) in places.items()}
 
 
-def _has(holder, module):
-    try:
-        return bool(holder.find(module))
-    except NoSuchModule:
-        return False
+def _towers(names, rename):
+    """{what stands before the first number, or before the last part: {the rest: name}}."""
+    towers = {}
+    for name in names:
+        parts = rename(name).split(".")
+        cut = next((n for n, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+        towers.setdefault(".".join(parts[:cut]), {})[".".join(parts[cut:])] = name
+    return towers
 
 
-def _from_layer(name):
-    """`layers.3.q_proj` of `model.layers.3.q_proj`: from the part before the first number; empty without one."""
-    match = re.search(r"(?:^|\.)([^.]+\.\d+\..*)", name)
-    return match[1] if match else ""
+def _kinship(one, other):
+    """3: the same prefix; 2: the same parts; 1: the one has the other's parts and more; 0: each has its own."""
+    if one == other:
+        return 3
+    one, other = (Counter(part for part in tower.split(".") if part not in ANY_MODEL) for tower in (one, other))
+    return 2 if one == other else int(one <= other or one >= other)
+
+
+def _refuse_rivals(found, base, updates):
+    """Raise WeightsError where a tower fits several, or several fit one: {tower of the updates: [of the base]}."""
+    for tower, fitting in found.items():
+        rivals = [other for other in found if other != tower and set(found[other]) & set(fitting)]
+        if len(fitting) > 1 or rivals:
+            raise WeightsError(
+                f"the names of {updates.label} fit {base.label} in more than one way: {listed([tower, *rivals])} of "
+                f"the one could be {listed(fitting)} of the other; give files whose names agree, or that hold one"
+            )
 
 
 def _last(name):
     return name.rpartition(".")[2]
-
-
-def _listed(names):
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(repr(name) for name in names[:6]) + more

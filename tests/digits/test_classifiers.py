@@ -10,11 +10,12 @@ from torch import nn
 
 from helpers import digits, parameters
 from helpers.digits import classifiers, controls, saliency
-from helpers.weights import CheckpointError
+from helpers.training import digit_models
+from helpers.weights import WeightsError
 
 
 def mine():
-    """A classifier for 12 × 10 images, found by its name as `tests.test_classifiers:mine`."""
+    """A classifier for 12 × 10 images, found by its name as `tests.digits.test_classifiers:mine`."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Flatten(), nn.Linear(120, 16), nn.ReLU(), nn.Linear(16, 10))
 
@@ -75,24 +76,24 @@ def test_a_broken_file_of_the_bundle_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(classifiers, "BUNDLED", str(tmp_path))
     assert len(classifiers.bundled("digits", "cnn")) == 6
     (place / "seed_3.safetensors").write_bytes(b"no")
-    with pytest.raises(CheckpointError, match=r"seed_3\.safetensors is not a readable safetensors file"):
+    with pytest.raises(WeightsError, match=r"seed_3\.safetensors is not a readable safetensors file"):
         classifiers.bundled("digits", "cnn")
     save_file(digits.untrained("transformer", 8, 0).state_dict(), place / "seed_3.safetensors")
-    with pytest.raises(CheckpointError, match="does not hold the cnn of this data set") as refusal:
+    with pytest.raises(WeightsError, match="does not hold the cnn of this data set") as refusal:
         classifiers.bundled("digits", "cnn")
     assert "\n" not in str(refusal.value)
 
 
 def test_saving_replaces_a_directory_whole_with_a_card(tmp_path):
     model = digits.untrained("cnn", 8, 0)
-    classifiers.save({"a": model, "b": model}, tmp_path / "nets", "# Card\n\n{hashes}\n")
-    classifiers.save({"a": model}, tmp_path / "nets", "# Card\n\n{hashes}\n")
+    digit_models.save({"a": model, "b": model}, tmp_path / "nets", "# Card\n\n{hashes}\n")
+    digit_models.save({"a": model}, tmp_path / "nets", "# Card\n\n{hashes}\n")
     assert sorted(file.name for file in (tmp_path / "nets").iterdir()) == ["README.md", "a.safetensors"]
     assert torch.equal(load_file(tmp_path / "nets" / "a.safetensors")["0.weight"], model[0].weight)
 
 
 def test_a_callable_is_resized_to_and_normalised_for(images):
-    model, file = classifiers.open_model("tests.test_classifiers:mine", (12, 10), 0.13, 0.31)
+    model, file = classifiers.open_model("tests.digits.test_classifiers:mine", (12, 10), 0.13, 0.31)
     assert file is None
     classifiers.check(model, "mine", images)
     resized = nn.functional.interpolate(torch.from_numpy(images)[:, None], (12, 10), mode="bilinear")
@@ -126,7 +127,7 @@ def test_a_saved_program_is_what_was_saved(program, images, kind):
 def test_an_exported_program_of_one_batch_size_is_refused(program, images):
     file = program(digits.untrained("cnn", 8, 3), "pt2", torch.rand(4, 1, 8, 8))
     model, _ = classifiers.open_model(str(file), (8, 8))
-    with pytest.raises(CheckpointError, match=r"does not take 2 images .*export with a dynamic batch size"):
+    with pytest.raises(WeightsError, match=r"does not take 2 images .*export with a dynamic batch size"):
         classifiers.check(model, "mine", images)
 
 
@@ -136,13 +137,13 @@ def test_an_exported_program_of_one_batch_size_is_refused(program, images):
         ("no/such/file.pt", "is not a file: expected a saved program"),
         ("README.md", "is no program that torch.jit.save or torch.export.save wrote"),
         ("tests.nothing:mine", "cannot be called: ModuleNotFoundError"),
-        ("tests.test_classifiers:nothing", "cannot be called: AttributeError"),
-        ("tests.test_classifiers:fails", "cannot be called: RuntimeError: as asked"),
-        ("tests.test_classifiers:no_module", "gives a str: expected a torch.nn.Module"),
+        ("tests.digits.test_classifiers:nothing", "cannot be called: AttributeError"),
+        ("tests.digits.test_classifiers:fails", "cannot be called: RuntimeError: as asked"),
+        ("tests.digits.test_classifiers:no_module", "gives a str: expected a torch.nn.Module"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_in_one_sentence(source, message):
-    with pytest.raises(CheckpointError, match=message) as refusal:
+    with pytest.raises(WeightsError, match=message) as refusal:
         classifiers.open_model(source, (8, 8))
     assert "\n" not in str(refusal.value)
 
@@ -158,7 +159,7 @@ class Bomb:
 def test_pickles_are_not_loaded(tmp_path, kind):
     file = tmp_path / f"weights.{kind}"
     torch.save({"weights": Bomb()}, file)
-    with pytest.raises(CheckpointError, match="cannot be opened as a saved program") as refusal:
+    with pytest.raises(WeightsError, match="cannot be opened as a saved program") as refusal:
         classifiers.open_model(str(file), (8, 8))
     assert "\n" not in str(refusal.value)
 
@@ -172,7 +173,7 @@ def test_pickles_are_not_loaded(tmp_path, kind):
     ],
 )
 def test_networks_that_do_not_fit_are_refused(images, model, message):
-    with pytest.raises(CheckpointError, match=message) as refusal:
+    with pytest.raises(WeightsError, match=message) as refusal:
         classifiers.check(model.eval(), "mine", images)
     assert "\n" not in str(refusal.value)
 
@@ -181,7 +182,7 @@ def test_nan_and_missing_gradients_are_refused(images):
     model = digits.untrained("cnn", 8, 0)
     with torch.no_grad():
         model[3].weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(CheckpointError, match=r"mine: 3\.weight holds NaN or infinite numbers"):
+    with pytest.raises(WeightsError, match=r"mine: 3\.weight holds NaN or infinite numbers"):
         classifiers.check(model, "mine", images)
 
     class Detached(nn.Module):
@@ -192,7 +193,7 @@ def test_nan_and_missing_gradients_are_refused(images):
         def forward(self, x):
             return self.linear(x.detach().flatten(1)).detach()
 
-    with pytest.raises(CheckpointError, match="has no gradient with respect to its input"):
+    with pytest.raises(WeightsError, match="has no gradient with respect to its input"):
         classifiers.check(Detached(), "mine", images)
 
 
@@ -202,11 +203,11 @@ def test_programs_that_would_mislead_are_refused(program, images):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         frozen = torch.jit.freeze(torch.jit.trace(source, torch.rand(2, 1, 8, 8)))
-    with pytest.raises(CheckpointError, match="mine has no parameters to randomise"):
+    with pytest.raises(WeightsError, match="mine has no parameters to randomise"):
         classifiers.check(frozen, "mine", images)
-    with pytest.raises(CheckpointError, match=r"gives other logits each time: call eval\(\)"):
+    with pytest.raises(WeightsError, match=r"gives other logits each time: call eval\(\)"):
         classifiers.check(digits.untrained("cnn", 8, 3).train(), "mine", images)
-    with pytest.raises(CheckpointError, match="gives probabilities: expected logits"):
+    with pytest.raises(WeightsError, match="gives probabilities: expected logits"):
         classifiers.check(nn.Sequential(source, nn.Softmax(1)), "mine", images)
 
 
@@ -235,8 +236,8 @@ def test_deep_lift_is_tried_before_it_is_promised(images):
 
 
 def test_errors_of_other_peoples_code_are_cut_to_a_line():
-    with pytest.raises(CheckpointError, match="cannot be called: RuntimeError: the last line") as refusal:
-        classifiers.open_model("tests.test_classifiers:fails_at_length", (8, 8))
+    with pytest.raises(WeightsError, match="cannot be called: RuntimeError: the last line") as refusal:
+        classifiers.open_model("tests.digits.test_classifiers:fails_at_length", (8, 8))
     assert "\n" not in str(refusal.value)
 
 
@@ -268,7 +269,7 @@ def test_a_network_is_not_compared_with_itself():
 
 
 def test_conditions_of_ones_own_network_are_listed():
-    study = classifiers.study("digits", "tests.test_classifiers:mine", (12, 10))
+    study = classifiers.study("digits", "tests.digits.test_classifiers:mine", (12, 10))
     assert len(study.peers) == 5
     assert classifiers.condition(study, "occlusion", "gradient", 0) == (study.subject, "occlusion")
     with pytest.raises(

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import train_test_split
 
 from helpers import digits
+from helpers.digits import networks
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +121,15 @@ def test_training_stops_early_and_keeps_the_best_epoch(small):
     model, history = digits.fit("cnn", images, labels, seed=0, epochs=200, patience=5, dropout=0.0)
     held = [loss for *_, loss in history]
     assert len(history) == int(np.argmin(held)) + 1 + 5 < 200
-    _, kept = digits.train_test_split(np.arange(300), test_size=0.1, stratify=labels, random_state=0)
+    _, kept = train_test_split(np.arange(300), test_size=0.1, stratify=labels, random_state=0)
     loss = torch.nn.functional.cross_entropy(digits.logits(model, images[kept]), torch.from_numpy(labels[kept]))
     assert float(loss) == pytest.approx(min(held), rel=1e-5)
 
 
 def test_jitter_moves_ink_and_none_moves_nothing(small):
     x = torch.from_numpy(small.images[:50])[:, None]
-    assert digits._jittered(x, 0) is x
+    assert networks._jittered(x, 0) is x
     torch.manual_seed(0)
-    moved = digits._jittered(x, 0.1)
+    moved = networks._jittered(x, 0.1)
     assert not torch.equal(moved, x)
     assert float(moved.sum() / x.sum()) == pytest.approx(1, abs=0.1)

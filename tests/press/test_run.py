@@ -60,13 +60,13 @@ def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
         ("1 / 0", None, Outcome.FAILED_CELL, "ZeroDivisionError: division by zero"),
         ("pass", None, Outcome.FAILED_CELL, "ended without its result file"),
         (
-            "from helpers.weights import CheckpointError as E\nraise E('torn')",
+            "from helpers.weights import WeightsError as E\nraise E('torn')",
             None,
             Outcome.UNREADABLE_FILE,
             "torn",
         ),
         (
-            "from helpers.weights.modules import NoSuchModule as E\nraise E('none')",
+            "from helpers.weights import NoSuchModule as E\nraise E('none')",
             None,
             Outcome.BAD_PARAMETER,
             "small: none",
@@ -273,7 +273,7 @@ def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp
     for words in ([], ["run"], ["walk"], ["run", notebook, "-p", "x"], ["sweep", notebook], ["run", "--jobs"]):
         status, _, said = call(*words)
         assert status == Outcome.BAD_PARAMETER
-        assert re.search(r"^error: .* \(see python -m helpers.* --help\)$", said), words
+        assert re.search(r"^error: .* \(see phi-and-pixels.* --help\)$", said), words
     status, told, _ = call("run", "--help")
     assert status == Outcome.DONE
     assert "a list is" in told

@@ -1,53 +1,141 @@
 import pytest
 
-from helpers.weights import modules
+from helpers.weights import match, modules
+from tests.weights.building import refused
 
 NAMES = [f"encoder.layer.{n}.attention.self.{kind}" for n in (0, 1, 5, 11) for kind in ("key", "query", "value")]
 
 
 class Holder:
-    def __init__(self, names):
-        self.names = names
+    """Modules of these names; shapes by the first name that one begins with, else (4, 4)."""
+
+    def __init__(self, names, shapes=()):
+        self.names, self.shapes, self.label = names, dict(shapes), "holder"
 
     def modules(self):
         return self.names
 
-    def find(self, module):
-        return modules.find(module, self.names, "holder")
+    def shape(self, module):
+        return next((shape for start, shape in self.shapes.items() if module.startswith(start)), (4, 4))
+
+
+def layers(tower, numbers=2, ends=("self_attn.q_proj", "self_attn.v_proj")):
+    return [f"{tower}.{n}.{end}" for n in range(numbers) for end in ends]
+
+
+def spread(towers):
+    return [name for tower in towers for name in layers(tower)]
+
+
+@pytest.mark.parametrize("wanted", ["layer.1.attention.self.query", "1.attention.self.query", NAMES[4]])
+def test_find_by_suffix_in_whole_parts(wanted):
+    assert modules.find(wanted, NAMES, "the model") == "encoder.layer.1.attention.self.query"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("wanted", "words"),
     [
-        ("layer.1.attention.self.query", "encoder.layer.1.attention.self.query"),
-        ("1.attention.self.query", "encoder.layer.1.attention.self.query"),
-        ("bert.encoder.layer.5.attention.self.value", "encoder.layer.5.attention.self.value"),
-        (NAMES[3], NAMES[3]),
-        ("model.text.layer.5.attention.self.key", "encoder.layer.5.attention.self.key"),
+        ("query", ["'query' is ambiguous in the model", "layer.0", "layer.1"]),
+        ("encoder.layer.5.attention.self.qery", ["did you mean 'encoder.layer.5.attention.self.query'"]),
+        ("encoder.layer.7.attention.self.value", ["not in the model, which has 12 modules; did you mean"]),
+        ("lm_head", ["they are 'encoder.layer.0.attention.self.key'", "and 6 more"]),
+        ("elf.query", ["not in the model"]),
+        ("decoder.layer.1.attention.self.query", ["not in the model"]),
+        ("q\x1b[31m\nproj", ["not in the model"]),
     ],
 )
-def test_find_by_suffix_in_either_direction_with_whole_parts(wanted, found):
-    assert modules.find(wanted, NAMES, "the model") == found
+def test_find_refuses_and_lists(wanted, words):
+    refused(lambda: modules.find(wanted, NAMES, "the model"), *words)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("ours", "theirs"),
     [
-        ("query", "'query' is ambiguous in the model: .*layer.0.*layer.1"),
-        ("encoder.layer.5.attention.self.qery", "did you mean 'encoder.layer.5.attention.self.query'"),
-        ("encoder.layer.7.attention.self.value", "not in the model, which has 12 modules; did you mean"),
-        ("lm_head", "they are 'encoder.layer.0.attention.self.key'.*and 6 more"),
-        ("elf.query", "not in the model"),
+        ("model.layers", "layers"),
+        ("layers", "model.layers"),
+        ("layers", "base_model.model.model.layers"),
+        ("encoder.layer", "bert.encoder.layer"),
+        ("language_model.model.layers", "model.language_model.layers"),
+        ("model.layers", "model.language_model.layers"),
+        ("visual.blocks", "model.visual.blocks"),
+        ("decoder.layers", "model.decoder.layers"),
     ],
 )
-def test_find_refuses_and_lists(wanted, message):
-    with pytest.raises(modules.NoSuchModule, match=message):
-        modules.find(wanted, NAMES, "the model")
+def test_towers_match_under_another_prefix(ours, theirs):
+    pairs = match(Holder([*layers(ours, 3), "lm_head"]), Holder(layers(theirs, 2)))
+    assert pairs == dict(zip(layers(ours, 2), layers(theirs, 2), strict=True))
 
 
-def test_common_keeps_the_first_ones_names():
-    adapter = Holder(["bert." + name for name in NAMES])
-    assert modules.common([adapter, Holder(NAMES[:2])]) == ["bert." + name for name in NAMES[:2]]
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        # Two towers, each under another name; the one of the text is nobody else's.
+        (
+            ["language_model.model.layers", "vision_tower.vision_model.encoder.layers"],
+            ["model.language_model.layers", "model.vision_tower.vision_model.encoder.layers"],
+            {0: 0, 1: 1},
+        ),
+        (["model.layers", "visual.blocks"], ["model.language_model.layers", "model.visual.blocks"], {0: 0, 1: 1}),
+        (["model.encoder.layers", "model.decoder.layers"], ["model.decoder.layers"], {1: 0}),
+        (["encoder.block", "decoder.block"], ["encoder.block", "decoder.block"], {0: 0, 1: 1}),
+        (["encoder.encoder.layer", "decoder.bert.encoder.layer"], ["decoder.bert.encoder.layer"], {1: 0}),
+        (["text_model.encoder.layers", "vision_model.encoder.layers"], ["vision_model.encoder.layers"], {1: 0}),
+        # An exact name keeps others away from its tower.
+        (["model.layers", "visual.layers"], ["model.layers", "mtp.layers"], {0: 0}),
+    ],
+)
+def test_each_tower_has_its_own(ours, theirs, expected):
+    pairs = match(Holder(spread(ours)), Holder(spread(theirs)))
+    assert pairs == {o: t for n, m in expected.items() for o, t in zip(layers(ours[n]), layers(theirs[m]), strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (["model.encoder.layers", "model.decoder.layers"], ["layers"]),
+        (["encoder.encoder.layer", "decoder.bert.encoder.layer"], ["encoder.layer"]),
+        (["text_model.encoder.layers", "vision_model.encoder.layers"], ["encoder.layers"]),
+        (["layers"], ["model.encoder.layers", "model.decoder.layers"]),
+        (["encoder.layer"], ["encoder.encoder.layer", "decoder.bert.encoder.layer"]),
+    ],
+)
+def test_towers_that_fit_equally_are_refused_with_both_sides(ours, theirs):
+    action = lambda: match(Holder(spread(ours)), Holder(spread(theirs)))  # noqa: E731
+    refused(action, "more than one way", *ours, *theirs)
+
+
+def test_shapes_and_numbers_of_layers_tell_towers_apart():
+    names = layers("text_model.encoder.layers") + layers("vision_model.encoder.layers")
+    base = Holder(names, {"vision_model": (6, 6)})
+    expected = dict(zip(names[:4], layers("encoder.layers"), strict=True))
+    assert match(base, Holder(layers("encoder.layers"))) == expected
+    deeper = Holder(layers("vision.layers", 2) + layers("text.layers", 3))
+    assert set(match(deeper, Holder(layers("layers", 3)))) == set(layers("text.layers", 3))
+
+
+def test_modules_of_another_tower_or_model_do_not_match():
+    refused(
+        lambda: match(Holder(layers("model.encoder.layers")), Holder(layers("model.decoder.layers"))), "no module of"
+    )
+    assert len(match(Holder(layers("model.layers", 2)), Holder(layers("model.layers", 9)))) == 4
+
+
+def test_a_resized_module_still_matches_so_that_reading_it_can_say_so():
+    pairs = match(Holder(["lm_head"]), Holder(["lm_head"], {"lm_head": (9, 4)}))
+    assert pairs == {"lm_head": "lm_head"}
+    renamed = match(Holder(["model.lm_head"]), Holder(["language_model.lm_head"], {"language": (9, 4)}))
+    assert renamed == {"model.lm_head": "language_model.lm_head"}
+
+
+def test_modules_without_a_number_match_one_to_one():
+    ours = ["pooler.dense", "classifier.dense", "language_model.lm_head"]
+    theirs = ["bert.pooler.dense", "classifier.dense", "lm_head"]
+    assert match(Holder(ours), Holder(theirs)) == dict(zip(ours, theirs, strict=True))
+
+
+def test_wrappers_parts_say_nothing():
+    for name in ("_orig_mod.{}", "module.{}", "base_model.model.{}", "module.base_model.model.{}", "{}.base_layer"):
+        assert modules.plain(name.format("model.layers.0.q")) == "model.layers.0.q"
 
 
 def test_roles_and_partners():
@@ -70,12 +158,12 @@ def test_every_layer_counts_by_the_first_number_only():
 
 
 def test_by_layer_keeps_every_name_apart():
-    names = ["h.0.attn.q", "h.1.attn.q", "h.1.attn.dense", "h.1.mlp.dense", "head", "h.1.expert.1.w"]
-    assert modules.by_layer(names) == {
-        (0, "q"): names[0],
-        (1, "q"): names[1],
-        (1, "h.attn.dense"): names[2],
-        (1, "h.mlp.dense"): names[3],
-        (0, "head"): names[4],
-        (1, "w"): names[5],
+    places = {
+        (0, "q"): "h.0.attn.q",
+        (1, "q"): "h.1.attn.q",
+        (1, "h.attn.dense"): "h.1.attn.dense",
+        (1, "h.mlp.dense"): "h.1.mlp.dense",
+        (0, "head"): "head",
+        (1, "w"): "h.1.expert.1.w",
     }
+    assert modules.by_layer(places.values()) == places

@@ -1,0 +1,281 @@
+"""The weights of a model: W [out, in] of a module, whatever it is called and however it is stored."""
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from helpers.paths import resolve
+from helpers.weights import modules, quantised, tensors
+from helpers.weights.tensors import WeightsError, listed
+
+EMBEDDINGS = re.compile(r"(.*\.)?(shared|embed_tokens|wte|word_embeddings?|tok_embeddings|tokens_embed|embed_in)")
+HAS_HEAD = re.compile(r"LMHead|CausalLM|MaskedLM|ForConditional|PreTraining|MTModel|DoubleHeads")
+IN_BLOCK = 32  # numbers of a row that share a scale, or their part of one, in every quantised type of GGUF
+
+
+def open_base(path):
+    """Open a model: a safetensors or GGUF file, or a directory as Hugging Face or llama.cpp save it.
+
+    Raises WeightsError: one sentence that says what was found, where, and what to do.
+    """
+    return Base(resolve(path))
+
+
+class Base:
+    """The linear weights of a model, read one at a time. label: its name in sentences; files: what is read of it.
+
+    left_out: {name: why} of what the files hold besides. config: what config.json says, else what `config` does.
+    """
+
+    def __init__(self, path, config=None):
+        self.path, self.label = path, path.name
+        beside = (path if path.is_dir() else path.parent) / "config.json"
+        if path.is_dir() and (path / "adapter_config.json").exists() and not list(path.glob("model*.safetensors*")):
+            self._refuse_adapter()
+        self.store = tensors.open_model(path)
+        self.config = tensors.read_json(beside) if beside.exists() else config or {}
+        self.files = [*self.store.files, *([beside] if beside.exists() else [])]
+        settings = self.config.get("quantization_config")
+        self._settings = settings if isinstance(settings, dict) else {}
+        self._method = str(self._settings.get("quant_method", ""))
+        self._keys, self._refused, self._tied, self.left_out = {}, {}, set(), {}
+        self._kind = str(self.store.fields.get("general.architecture", self.config.get("model_type") or ""))
+        if self.store.fields.get("general.type") == "adapter":
+            self._refuse_adapter()
+        if self._kind not in _table():
+            self._kind = self._kind_by_shape() or self._kind
+        if self.store.fields and not architecture(self._kind).get("gguf"):
+            raise WeightsError(
+                f"{path} is a GGUF of the architecture {self._kind!r}, whose names and order of rows are not known "
+                "here: give the model as safetensors, or add its row to helpers/weights/architectures.toml"
+            )
+        for key in self.store:
+            self._sort(key)
+        if not self.modules():
+            if any("lora" in key for key in self.store):
+                self._refuse_adapter()
+            raise WeightsError(
+                f"{path} holds no weight matrices, but {listed(self.store)}: give a model with its weights"
+            )
+        self._tie_head()
+
+    def modules(self):
+        """Names of the modules that own a weight matrix, sorted; wrappers' parts are dropped from them."""
+        return sorted({*self._keys, *self._refused})
+
+    def find(self, module):
+        """Full name of `module`: a full name, an unambiguous suffix, or a GGUF's own name. See `modules.find`."""
+        if module in self._keys or module in self._refused:
+            return module
+        own = self._of_gguf(module) if self.store.fields else None
+        held = [f"{module}.{end} {self.store[f'{module}.{end}'].shape}" for end in self.store.ends.get(module, ())]
+        more = [f"; {module} holds {listed(held)}, which is no weight matrix"] if held else []
+        more += [f"; {name}: {why}" for name, why in self.left_out.items() if f".{name}".endswith(f".{module}")]
+        more += [f"; it is quantised by {self._method}: {quantised.WAY_OUT}"] if self._method else []
+        return modules.find(own or module, self.modules(), self.label, "".join(more[:1]))
+
+    def shape(self, module):
+        """(out, in) of the weight of `module`, without reading it; None of one that cannot be read."""
+        name = self.find(module)
+        if name in self._refused:
+            return None
+        shape = self.store[self._keys[name]].shape
+        return shape[::-1] if self.stores_transposed(name) else shape
+
+    def kind(self, module):
+        """The type that the weight of `module` is stored as, such as "BF16" or "Q4_1"."""
+        return self.store[self._key(module)].kind
+
+    def weight(self, module):
+        """Weight of `module` (a full name or an unambiguous suffix), [out, in], float32, or float64 if stored so.
+
+        Takes little more memory than the result, however large the file. Raises NoSuchModule; WeightsError for a
+        weight that is packed, not a matrix, or not finite.
+        """
+        key = self._key(module)
+        weight, scale = self.store[key].read(), quantised.scale_of(key, self.store, self._settings)
+        return self._turned(module, weight if isinstance(scale, float) else weight * scale)
+
+    def round_off(self, module):
+        """Unit round-off of the weight of `module` as stored; None where it is quantised in steps: see `steps`."""
+        key = self._key(module)
+        whole = quantised.scales(key, self.store) and not self.store[key].kind.startswith("F8")
+        return None if whole else tensors.round_off(self.store[key].kind)
+
+    def steps(self, module):
+        """[out, in]: how far apart the numbers are that could be stored in the place of each.
+
+        Of a number with unit round-off u 2u|w|, the most that it may be; of whole numbers their scale; of blocks the
+        least difference of two within 32 of a row, which is an estimate.
+        """
+        key = self._key(module)
+        stored, scale = self.store[key].read(), quantised.scale_of(key, self.store, self._settings)
+        if (unit := self.round_off(module)) is not None:
+            steps = np.maximum(2 * unit * np.abs(stored), tensors.PLAIN[self.kind(module)][1]) * np.abs(scale)
+        elif quantised.scales(key, self.store):
+            steps = np.broadcast_to(np.abs(scale), stored.shape)
+        else:
+            blocks = np.sort(stored.reshape(-1, IN_BLOCK), axis=1)
+            gaps = np.diff(blocks, axis=1)
+            gaps[gaps <= 1e-6 * np.abs(blocks).max(1, keepdims=True)] = np.inf
+            least = gaps.min(1, keepdims=True)
+            steps = np.repeat(np.where(np.isfinite(least), least, 0), IN_BLOCK, 1).reshape(stored.shape)
+        return self._turned(module, steps)
+
+    def rounding(self, module):
+        """A bound on the Frobenius norm of what storing the weight of `module` may have changed."""
+        return float(np.linalg.norm(self.steps(module)) / 2)
+
+    def stores_transposed(self, module):
+        """Whether this architecture keeps the weight of `module` as [in, out] (GPT-2's Conv1D)."""
+        return not self.store.fields and _ends(module, "transposed", self._kinds_of(module))
+
+    def has_transposed(self):
+        """Whether a config.json says of what architecture this is, and some of its weights are stored as [in, out]."""
+        return any(architecture(kind).get("transposed") for kind in self._kinds_of(""))
+
+    def renamed(self, module):
+        """A module's name in this architecture, where another release of its library writes a different one."""
+        for kind in self._kinds_of(""):
+            for old, new in architecture(kind).get("renamed", {}).items():
+                module = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, module)
+        return module
+
+    def name(self):
+        """What the model calls itself: in its config, in a GGUF's header, or in a hub's cache; else its directory."""
+        given = self.config.get("_name_or_path") or self.store.fields.get("general.name")
+        cached = [part.removeprefix("models--").replace("--", "/") for part in self.path.parts if "models--" in part]
+        return str(given or (cached or [(self.path if self.path.is_dir() else self.path.parent).name])[-1])
+
+    def describe(self):
+        """DataFrame, one row a module: how it is read, or why not; and what else the files hold."""
+        rows = []
+        for name in self.modules():
+            tensor = None if name in self._refused else self.store[self._keys[name]]
+            told = (tensor.file.name, tensor.key, self.shape(name), tensor.kind) if tensor else [""] * 4
+            rows.append([name, self._how(name) if tensor else self._refused[name], *told])
+        rows += [[name, f"left out: {why}", "", "", "", ""] for name, why in self.left_out.items()]
+        return pd.DataFrame(rows, columns=["module", "how it is read", "file", "key", "[out, in]", "stored as"])
+
+    def _refuse_adapter(self):
+        raise WeightsError(f"{self.path} is an adapter, not a model: give it among the adapters, and its model as base")
+
+    def _kind_by_shape(self):
+        """Of an unknown architecture: GPT-2's, if its three projections stand side by side as they do there."""
+        sides = [tensor.shape for key, tensor in self.store.items() if key.endswith("attn.c_attn.weight")]
+        for kind, (one, other) in {"gpt2": (0, 1), "nanogpt": (1, 0)}.items():  # which stores them as [out, in]
+            if sides and all(len(side) == 2 and side[other] == 3 * side[one] for side in sides):
+                return kind
+        return ""
+
+    def _sort(self, key):
+        """Put one tensor among the modules, the refused ones, or what is left out."""
+        stem, _, end = key.rpartition(".")
+        shape, plain = self.store[key].shape, not self.store.fields
+        name = modules.plain(stem) if plain else self._of_gguf(stem)
+        if plain and (found := quantised.packed(key, self.store, self._method)):
+            self._refused[modules.plain(found[0])] = found[1]
+        elif end != "weight" or not stem or ".lora_" in key or (len(shape) < 2 and 0 not in shape):
+            return
+        elif not name:
+            self.left_out[stem] = "no row of architectures.toml says what it is"
+        elif len(shape) != 2 or 0 in shape:
+            empty = "; parts of a distributed run were saved before they were gathered" if 0 in shape else ""
+            self.left_out[name] = f"its shape is {shape}, and only matrices are read{empty}"
+        elif name in self._keys:
+            raise WeightsError(f"{self.path} holds {self._keys[name]} and {key}, which are one module: remove one")
+        else:
+            self._keys[name] = key
+            why = quantised.unreadable(key, self.store, self._method) if plain else ""
+            if not why and not self._kind and _ends(stem, "transposed", ["gpt2"]) and shape[0] == shape[1]:
+                why = "not read: it may be stored as [in, out], as GPT-2 has it, and no config.json beside it tells"
+            self._refused |= {name: why} if why else {}
+
+    def _key(self, module):
+        """Key of the weight of a module. Raises WeightsError for one that cannot be read."""
+        name = self.find(module)
+        if name in self._refused:
+            raise WeightsError(f"{name} of {self.path} is {self._refused[name]}")
+        return self._keys[name]
+
+    def _turned(self, module, stored):
+        """A stored matrix as [out, in], with the rows of GGUF's heads in Hugging Face's order."""
+        name = self.find(module)
+        if heads := self._permuted_heads(name):
+            stored = stored.reshape(heads, len(stored) // heads // 2, 2, -1).swapaxes(1, 2).reshape(stored.shape)
+        return stored.T if self.stores_transposed(name) else stored
+
+    def _how(self, name):
+        key = self._keys[name]
+        how = ["transposed, as [in, out] is stored"] if self.stores_transposed(name) else []
+        how += ["rows of each head put back in order"] if self._permuted_heads(name) else []
+        how += [f"tied to {key.removesuffix('.weight')}, whose weight it shares"] if name in self._tied else []
+        how += [f"times {scale.rpartition('.')[2]}" for scale in quantised.scales(key, self.store)]
+        return "; ".join(how) or "as stored"
+
+    def _tie_head(self):
+        """The output layer that has no tensor of its own is the embedding, unless the config says otherwise."""
+        inner, text = (self.config.get(key) for key in ("decoder", "text_config"))
+        settings = {**(text if isinstance(text, dict) else {}), **self.config}
+        kind, prefix, named = self._kind, "", self.config.get("architectures")
+        if isinstance(inner, dict) and inner.get("model_type"):
+            settings, kind, prefix, named = {**settings, **inner}, str(inner["model_type"]), "decoder.", None
+        named = named if isinstance(named, list) else [named or "LMHead"]
+        head = prefix + architecture(kind).get("head", "lm_head")
+        found = [name for name in self._keys if name.startswith(prefix) and EMBEDDINGS.fullmatch(name)]
+        for mark in ("shared", "decoder"):
+            found = [name for name in found if mark in name.split(".")] or found
+        part = tensors.SHARD.search(self.store.files[0].stem) or not any(HAS_HEAD.search(str(each)) for each in named)
+        if not kind or part or head in self.modules() or len(found) != 1:
+            return
+        if self.store.fields or settings.get("tie_word_embeddings", architecture(kind).get("tied", True)):
+            self._keys[head], self._tied = self._keys[found[0]], {head}
+            self._refused |= {head: self._refused[found[0]]} if found[0] in self._refused else {}
+        else:
+            self.left_out[head] = "its config says that it is not tied to the embedding, and the files do not hold it"
+
+    def _kinds_of(self, module):
+        """The model types that may own a module: of the part of a composite model whose name it bears, else all."""
+        parts = {key.removesuffix("_config"): value for key, value in self.config.items() if isinstance(value, dict)}
+        inner = {name: str(part["model_type"]) for name, part in parts.items() if part.get("model_type")}
+        named = [inner[part] for part in module.split(".") if part in inner]
+        return named[:1] or [self._kind or "unknown", *inner.values()]
+
+    def _of_gguf(self, stem):
+        """A module by its name in a GGUF; None for one that the table does not know."""
+        number = re.search(r"(?<=\.)\d+(?=\.)", stem)
+        general = stem.replace(f".{number[0]}.", ".{n}.", 1) if number else stem
+        name = architecture(self._kind).get("gguf", {}).get(general)
+        return name and name.replace("{n}", number[0] if number else "")
+
+    def _permuted_heads(self, name):
+        """Number of heads within which a GGUF has reordered the rows of a module; 0 for most."""
+        fields, ends = self.store.fields, architecture(self._kind).get("permuted", {}) if self.store.fields else {}
+        key = next((key for end, key in ends.items() if name.endswith("." + end)), None)
+        if key is None:
+            return 0
+        heads = fields.get(f"{self._kind}.{key}", fields.get(f"{self._kind}.attention.head_count"))
+        if isinstance(heads, list):
+            heads = dict(enumerate(heads)).get(int(name.split(".")[2]))
+        if not isinstance(heads, int) or heads < 1 or self.store[self._keys[name]].shape[0] % (2 * heads):
+            raise WeightsError(f"{self.path} does not say how many heads {name} has ({key}): convert it again")
+        return heads
+
+
+@cache
+def _table():
+    return tomllib.loads(Path(__file__).with_name("architectures.toml").read_text(encoding="utf-8"))
+
+
+def architecture(kind):
+    """The row of architectures.toml for a model type, with those that it is `like`; empty for one that has none."""
+    row = _table().get(kind, {})
+    return {**architecture(row["like"]), **row} if "like" in row else row
+
+
+def _ends(module, column, kinds):
+    return any(f".{module}".endswith(f".{end}") for kind in kinds for end in architecture(kind).get(column, ()))

@@ -1,0 +1,39 @@
+"""Whole models: ΔW = W′ − W of a model that was fine-tuned without an adapter."""
+
+import numpy as np
+
+from helpers.weights.base import Base
+from helpers.weights.modules import match
+from helpers.weights.tensors import WeightsError
+from helpers.weights.updates import Dense, Updates
+
+
+class Full(Updates):
+    """The difference of a fine-tuned model and its base, module by module: of those that both have."""
+
+    def __init__(self, path, base=None):
+        super().__init__(path, base)
+        if base is None:
+            raise WeightsError(f"{path} is a whole model, whose ΔW is its difference from its base: give the base, too")
+        if path.resolve() == base.path.resolve():
+            raise WeightsError(f"{path} is the base itself: give the model that was fine-tuned from it")
+        self.tuned = Base(path, base.config)
+        self.files, self.left_out = self.tuned.files, dict(self.tuned.left_out)
+        self._matched, self._told = match(base, self.tuned), self.tuned.describe().set_index("module")
+        self.shapes = {name: self.tuned.shape(name) for name in self._matched.values()}
+        lone = sorted(set(self.tuned.modules()) - self.shapes.keys())
+        self.left_out |= dict.fromkeys(lone, "the base has no such module")
+
+    def read(self, name, of_base):
+        """The Dense of a module."""
+        difference = self.tuned.weight(name).astype(np.float64) - self.base.weight(of_base)
+        size = np.linalg.norm(difference)
+        if not size:
+            raise WeightsError(
+                f"{name} of {self.label} is the same as in {self.base.label}: choose one that was trained"
+            )
+        return Dense(difference, float((self.base.rounding(of_base) + self.tuned.rounding(name)) / size))
+
+    def row(self, name):
+        """How a module is read, for `describe`."""
+        return [f"W′ − W; W′ {self._told.loc[name].iloc[0]}", *self._told.loc[name].iloc[1:]]

@@ -1,0 +1,225 @@
+"""Named tensors on disk, read one at a time: safetensors (one file, or shards with an index) and GGUF.
+
+Never unpickles anything, and opens nothing but the files that a directory, or an index in it, names.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+BLOCK = 2**18  # numbers read at a time
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+INDEX = ".safetensors.index.json"
+DIFFUSERS = "diffusion_pytorch_model"
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+# Of numbers that are stored by themselves: unit round-off (half a unit in the last place), and the least positive one.
+PLAIN = {
+    "F64": (2**-53, 0.0),
+    "F32": (2**-24, 0.0),
+    "F16": (2**-11, 2**-24),
+    "BF16": (2**-8, 0.0),
+    "F8_E4M3": (2**-4, 2**-9),
+    "F8_E5M2": (2**-3, 2**-16),
+}
+
+
+class WeightsError(ValueError):
+    """A weight or an update that cannot be read, or cannot be read right: what was found, where, what to do."""
+
+    def __init__(self, message):
+        # Names come out of files: what could end the line or move a terminal's cursor becomes `·`.
+        super().__init__("".join(letter if letter.isprintable() else "·" for letter in str(message)))
+
+
+class NoSuchModule(WeightsError):
+    """A name that fits no module, or several; the message lists candidates."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor in a file. shape: as NumPy has it. kind: its type as stored, such as "BF16" or "Q4_1"."""
+
+    key: str
+    file: Path
+    shape: tuple
+    kind: str
+    reader: Callable | None = None  # None: from safetensors
+
+    def read(self):
+        """The numbers, float32, or float64 if stored so. Raises WeightsError for NaN, Inf, and damaged files."""
+        with _readable(f"{self.key} cannot be read from {self.file}"):
+            found = self.reader() if self.reader else _read_safetensors(self)
+        if not np.isfinite(found).all():
+            raise WeightsError(f"{self.key} in {self.file} holds NaN or Inf: training diverged, or the file is damaged")
+        return found
+
+
+class Store(dict):
+    """{name: Tensor} of a model or adapter. files: what was opened. fields: of a GGUF, {key: value}; else empty.
+
+    ends: {module: the last parts of the names of its tensors}.
+    """
+
+    def __init__(self, tensors=(), files=(), fields=None):
+        super().__init__(tensors)
+        self.files, self.fields, self.ends = list(files), fields or {}, {}
+        for module, _, end in (name.rpartition(".") for name in self):
+            self.ends.setdefault(module, []).append(end)
+
+
+def open_model(path):
+    """The Store of a model: a safetensors or GGUF file, or a directory that holds its weights as loaders expect them.
+
+    As transformers does, `model.safetensors` is taken before an index; where a model of diffusers has both, its index.
+    """
+    if not path.exists():
+        raise WeightsError(
+            f"{path} does not exist: expected a file of weights or a directory with one (relative paths start at the "
+            "repository's root; nothing is downloaded, so download a model from a hub first)"
+        )
+    if path.is_file():
+        return open_file(path)
+    usual = ["model.safetensors", f"model{INDEX}", f"{DIFFUSERS}{INDEX}", f"{DIFFUSERS}.safetensors"]
+    found = [path / name for name in usual if (path / name).is_file() or (path / name).is_symlink()][:1]
+    found = found or next(filter(None, (sorted(path.glob(f"*{end}")) for end in (INDEX, ".safetensors", ".gguf"))), [])
+    if len(found) == 1 and not SHARD.search(found[0].stem):
+        return open_file(found[0])
+    if found:
+        way_out = "name one, or of a split model download its index (of a GGUF: llama-gguf-split --merge)"
+        raise WeightsError(f"{path} holds {listed(file.name for file in found)}, and nothing says which: {way_out}")
+    if pickles := [file for file in sorted(path.iterdir()) if file.suffix in PICKLES]:
+        raise WeightsError(pickle_message(pickles[0]))
+    forms = [f"{depth}*.{end}" for depth in ("*/", "*/*/") for end in ("safetensors", "gguf")]
+    inside = sorted({str(file.parent.relative_to(path)) for form in forms for file in path.glob(form)})
+    hint = f"; directories in it do, {listed(inside)}: name one" if inside else ""
+    raise WeightsError(f"{path} holds no weights: expected model.safetensors, shards with their index, or a GGUF{hint}")
+
+
+def open_file(file):
+    """The Store of one safetensors or GGUF file, or of the shards of an index."""
+    if file.suffix in PICKLES:
+        raise WeightsError(pickle_message(file))
+    if file.name.endswith(INDEX):
+        return _open_shards(file)
+    return _open_gguf(file) if file.suffix == ".gguf" else _open_safetensors(file)
+
+
+def read_json(file):
+    """The object in a JSON file. Raises WeightsError for what is none."""
+    with _readable(f"{file} is not readable JSON"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} holds a JSON {type(content).__name__}: expected an object; save it again")
+    return content
+
+
+def pickle_message(file):
+    """Refusal with the command that converts a state dict; `weights_only` keeps the conversion from running code."""
+    convert = (
+        "import sys, torch; from safetensors.torch import save_file; "
+        "state = torch.load(sys.argv[1], weights_only=True); "
+        "save_file({k: v.clone().contiguous() for k, v in state.items()}, sys.argv[2])"
+    )
+    if SHARD.search(file.stem):
+        return f"{file} is a pickle, which can run code, so it is never opened: have transformers save the model anew"
+    return (
+        f"{file} is a pickle, which can run code when loaded, so it is never opened here: convert it with "
+        f'python -c "{convert}" {shlex.quote(str(file))} {shlex.quote(str(file.with_suffix(".safetensors")))}'
+    )
+
+
+def round_off(kind):
+    """Unit round-off of numbers stored as `kind`; None for those of blocks with a scale (quantised) and integers."""
+    return PLAIN[kind][0] if kind in PLAIN else None
+
+
+def listed(names):
+    """Some names in words, the first six of many."""
+    names = list(names)
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(repr(name) for name in names[:6]) + more
+
+
+@contextmanager
+def _readable(what):
+    """Whatever a library raises over a file that is damaged, as one sentence."""
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(f"{what} ({error}): download or save it again") from error
+
+
+def _open_safetensors(file):
+    with _readable(f"{file} is not a readable safetensors file"), safe_open(file, framework="pt") as handle:
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118, no dict
+        tensors = {name: Tensor(name, file, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    return Store(tensors, [file])
+
+
+def _open_shards(index):
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise WeightsError(f"{index} has no weight_map from tensors to files: download it again")
+    for shard in set(places.values()):
+        if Path(shard).name != shard or not (index.parent / shard).is_file():
+            raise WeightsError(f"{index} names the shard {shard!r}, which is not beside it: download the missing shard")
+    shards = {shard: _open_safetensors(index.parent / shard) for shard in sorted(set(places.values()))}
+    for name, shard in places.items():
+        if name not in shards[shard]:
+            raise WeightsError(f"{index} says that {shard} holds {name}, which it does not: download both again")
+    tensors = {name: shards[shard][name] for name, shard in places.items()}
+    return Store(tensors, [index, *(file for store in shards.values() for file in store.files)])
+
+
+def _read_safetensors(tensor):
+    """In blocks of rows: the file's pages are let go of after each, so that little more than the result is held."""
+    if tensor.kind not in (*PLAIN, "I8"):
+        raise ValueError(f"numbers stored as {tensor.kind} are not read")
+    whole = np.empty(tensor.shape, np.float64 if tensor.kind == "F64" else np.float32)
+    flat, step = np.atleast_1d(whole), max(1, BLOCK // max(1, whole[:1].size if whole.ndim else 1))
+    for start in range(0, len(flat), step):
+        with safe_open(tensor.file, framework="pt") as handle:
+            part = handle.get_slice(tensor.key)[start : start + step] if whole.ndim else handle.get_tensor(tensor.key)
+            flat[start : start + step] = (part.double() if tensor.kind == "F64" else part.float()).numpy()
+    return whole
+
+
+def _open_gguf(file):
+    """GGUF, by the library of that name."""
+    from gguf import GGUFReader, GGUFValueType, dequantize  # takes a moment, which other files need not
+
+    class Bounded(GGUFReader):
+        """Ends where the file ends: the library goes on in empty arrays for as long as a header's counts say."""
+
+        def _get(self, offset, dtype, count=1, override_order=None):
+            if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError("it ends before what its header promises")
+            return super()._get(offset, dtype, count, override_order)
+
+        def _get_field_parts(self, orig_offs, raw_type):
+            if raw_type == GGUFValueType.ARRAY and self._get(orig_offs + 4, np.uint64)[0] > len(self.data) - orig_offs:
+                raise ValueError("its header counts more items than it has bytes")
+            return super()._get_field_parts(orig_offs, raw_type)
+
+    def tensor(found):
+        def read():
+            plain = found.data if found.data.dtype == np.float64 else dequantize(found.data, found.tensor_type)
+            return np.array(plain).reshape(shape)
+
+        shape = tuple(found.shape[::-1].tolist())
+        return Tensor(found.name, file, shape, found.tensor_type.name, read)
+
+    if SHARD.search(file.stem):
+        raise WeightsError(f"{file} is a part of a split GGUF: merge it (llama-gguf-split --merge) and give the whole")
+    with _readable(f"{file} is not a readable GGUF file"), np.errstate(over="raise"):
+        reader = Bounded(file)
+        told = {name: field for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
+        fields = {name: field.contents() for name, field in told.items() if field.types}
+    return Store({found.name: tensor(found) for found in reader.tensors}, [file], fields)

@@ -1,0 +1,119 @@
+"""What fine-tuning added to a module: ΔW = scale · B A, or a whole difference; and all updates of one adapter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from helpers.weights import modules
+from helpers.weights.tensors import WeightsError
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """ΔW = scale · b @ a. a: [r, in], b: [out, r]. stored_precision: unit round-off of a and b as stored."""
+
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+    stored_precision: float
+
+    @property
+    def shape(self):
+        """(out, in)."""
+        return self.b.shape[0], self.a.shape[1]
+
+    def delta(self):
+        """ΔW, [out, in] float64."""
+        return self.scale * (self.b.astype(np.float64) @ self.a)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """ΔW as a whole. difference: [out, in] float64.
+
+    stored_precision: what storing may have changed, relative to ΔW, both in the Frobenius norm: for W′ − W it is
+    (u‖W‖ + u′‖W′‖) / ‖ΔW‖ with the unit round-offs u of the two files.
+    """
+
+    difference: np.ndarray
+    stored_precision: float
+
+    @property
+    def shape(self):
+        """(out, in)."""
+        return self.difference.shape
+
+    def delta(self):
+        """ΔW, [out, in] float64."""
+        return self.difference
+
+
+class Updates:
+    """The updates of one adapter, or of one fine-tuned model, read one module at a time.
+
+    A format says in `read(name, of_base)` what the LowRank or Dense of a module is, in `row(name)` how it is read, and
+    in `shapes` {module: (out, in)}. path: where it lies. label: its name in sentences. base: the `Base` that it belongs
+    to, or None. files: those that are read. left_out: {name: why} of what the files hold besides. notes: sentences that
+    a reader must see.
+    """
+
+    def __init__(self, path, base=None):
+        self.path, self.label, self.base = path, path.name, base
+        self.files, self.shapes, self.left_out, self.notes, self._matched = [], {}, {}, [], None
+
+    def modules(self):
+        """Names of the modules that it changes, as in its file but for wrappers' parts, sorted."""
+        return sorted(self.shapes)
+
+    def shape(self, module):
+        """(out, in), without reading the numbers; None where they cannot be read."""
+        return self.shapes[self.find(module)]
+
+    def find(self, module):
+        """Full name of `module`, a full name or an unambiguous suffix, or the base's name of it: see `modules.find`."""
+        if module in self.shapes:
+            return module
+        if module in (pairs := self.pairs()):
+            return pairs[module]
+        beside = ", ".join(f"{name!r} ({why})" for name, why in list(self.left_out.items())[:6])
+        return modules.find(module, self.modules(), self.label, f"; not read in it: {beside}" if beside else "")
+
+    def update(self, module):
+        """The LowRank or Dense of `module`. Raises NoSuchModule; WeightsError for what cannot be read right, and where
+        the base's weight of that module has another shape."""
+        name = self.find(module)
+        of_base = next((ours for ours, theirs in self.pairs().items() if theirs == name), None)
+        own, expected = self.shapes[name], self.base.shape(of_base) if of_base else None
+        if own and expected and own != expected:
+            raise WeightsError(
+                f"{self.label} adds a {own[0]} × {own[1]} matrix to {name}, but {of_base} of {self.base.label} has "
+                f"{expected[0]} × {expected[1]}: they belong to different models, or one was resized; give its own base"
+            )
+        return self.read(name, of_base)
+
+    def delta(self, module):
+        """ΔW of `module`, [out, in] float64: what is added to the weight."""
+        return self.update(module).delta()
+
+    def untrained_a(self, module):
+        """A of `module` before its training, [r, in]; None where it is not known."""
+        return None
+
+    def describe(self):
+        """DataFrame, one row a module: how it is read; then what is left out and why, and the notes."""
+        theirs = {name: ours for ours, name in self.pairs().items()}
+        rows = [[name, theirs.get(name, "–" if self.base else ""), *self.row(name)] for name in self.modules()]
+        rows += [[name, "", f"left out: {why}", "", "", "", ""] for name, why in self.left_out.items()]
+        rows += [["", "", f"note: {note}", "", "", "", ""] for note in self.notes]
+        columns = ["module", "in the base", "how it is read", "file", "key", "[out, in]", "stored as"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def pairs(self):
+        """{module of the base: name here}; empty without a base, and where they do not match: see `modules.match`."""
+        if self._matched is None:
+            try:
+                self._matched = modules.match(self.base, self) if self.base else {}
+            except WeightsError:
+                self._matched = {}  # `match` will say it where both are asked
+        return self._matched
