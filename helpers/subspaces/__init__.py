@@ -6,6 +6,7 @@
 from helpers.subspaces.directions import (
     FULL_SVD_SIZE,
     Directions,
+    decompose,
     factor_directions,
     low_rank_directions,
     top_directions,
@@ -19,18 +20,25 @@ from helpers.subspaces.similarity import (
     phi,
     similarity_grid,
 )
+from helpers.subspaces.study import Similarity, collect, own_layers, pairings, random_adapter
 
 __all__ = [
     "FULL_SVD_SIZE",
     "Amplification",
     "Directions",
+    "Similarity",
     "amplification",
     "choose_pairs",
     "choose_window",
+    "collect",
     "cumulative_phi",
+    "decompose",
     "factor_directions",
     "low_rank_directions",
+    "own_layers",
+    "pairings",
     "phi",
+    "random_adapter",
     "similarity_grid",
     "top_directions",
 ]

@@ -1,4 +1,4 @@
-"""Leading singular directions of matrices and adapters, the φ grid between them, and amplification.
+"""Leading singular directions of matrices and of products B A, with a bound on what rounding may do to φ.
 
 Symbols as in Hu et al. 2021 (arXiv:2106.09685v2), section 7: W is [out, in], A is [r, in], B is [out, r], and
 ΔW = scale · B A. The right singular directions live in the input space, the left ones in the output space.
@@ -19,123 +19,154 @@ class Directions(NamedTuple):
 
     vectors: [d, k] float64, orthonormal columns, the strongest first.
     singular_values: [k] float64, falling.
-    phi_error: a bound, to first order, on the rounding error of φ at any i ≤ k: the unit round-off of the
-        computation over the smallest relative gap below one of the k singular values, at most 1. It is near 1
-        where two singular values agree, because the direction is then not determined by the matrix.
+    phi_error: the largest of errors. Near 1 where two singular values agree to within rounding: what lies between them
+        is then not determined by the matrix.
+    errors: [k], bounds on what rounding, as stored and as computed, may do to φ of the first 1, 2, … k directions.
     """
 
     vectors: np.ndarray
     singular_values: np.ndarray
     phi_error: float
+    errors: np.ndarray
 
 
-def top_directions(matrix, k, side="right", method="auto"):
+class Decomposition(NamedTuple):
+    """Both sides of a singular value decomposition, or its leading part.
+
+    left: [m, k], values: [k or more], right: [n, k]. computed: a bound on what the computation's own rounding may have
+    changed in the matrix, in the spectral norm. floor: below this a value is not told from zero by the computation.
+    """
+
+    left: np.ndarray
+    values: np.ndarray
+    right: np.ndarray
+    computed: float
+    floor: float
+
+    def rank(self, stored):
+        """How many values rise above rounding; stored: what storing the matrix may have changed, in the same norm."""
+        return int((self.values > max(stored + self.computed, self.floor)).sum())
+
+    def directions(self, k, side="right", stored=0.0):
+        """The first k directions of one side; stored: as in `rank`. Raises ValueError when k exceeds the rank."""
+        check_choice("side", side, ("right", "left"))
+        if k > (rank := self.rank(stored)):
+            raise ValueError(
+                f"{k} directions asked of a matrix of rank {rank}: it has no more than {rank} (so last_i at most that)"
+            )
+        errors = phi_errors(self.values, k, stored + self.computed)
+        return Directions((self.right if side == "right" else self.left)[:, :k], self.values[:k], errors.max(), errors)
+
+
+def top_directions(matrix, k, side="right", method="auto", precision=None):
     """The k leading singular directions of `matrix`.
 
-    matrix: [m, n], real. k: 1 … rank of the matrix. side: "right" (directions in R^n) or "left" (in R^m).
-    method: "svd" decomposes the whole matrix; "gram" finds the leading eigenvectors of MᵀM (or MMᵀ) only, and
-    costs less when k is small; "auto" tries "gram" when both sides exceed 1,024 and k is at most a quarter of
-    the smaller, and turns to "svd" when its error would exceed 1e-6. Both are exact but for the rounding that
-    `phi_error` reports.
+    matrix: [m, n], real. k: 1 … rank of the matrix. side: "right" (directions in R^n) or "left" (in R^m). method: as
+    in `decompose`. precision: unit round-off of the numbers as they were stored, relative to the matrix in the
+    Frobenius norm (None: that of the array's dtype, half its eps).
 
     Returns Directions. Raises ValueError for an unknown side or method, a matrix that is not 2-D, empty or not
-    finite, and for k outside 1 … rank, where singular values count that rise above the round-off of the matrix's dtype.
+    finite, and for k outside 1 … rank, where singular values count that storing or computing cannot have made.
     """
-    given, matrix = matrix, checked_matrix(matrix, "matrix")
-    _check_choice("side", side, ("right", "left"))
-    _check_choice("method", method, ("auto", "svd", "gram"))
+    stored = (round_off(matrix) if precision is None else precision) * np.linalg.norm(checked_matrix(matrix, "matrix"))
+    return decompose(matrix, k, method).directions(k, side, stored)
+
+
+def decompose(matrix, k, method="auto"):
+    """The Decomposition of `matrix` [m, n] with at least its k leading directions, on both sides.
+
+    method: "svd" decomposes the whole matrix; "gram" finds the leading eigenvectors of MᵀM (or MMᵀ) only, and costs
+    less when k is small; "auto" tries "gram" when both sides exceed 1,024 and k is at most a quarter of the smaller,
+    and turns to "svd" when its error would exceed 1e-6. Both are exact but for rounding.
+    """
+    matrix = checked_matrix(matrix, "matrix")
+    check_choice("method", method, ("auto", "svd", "gram"))
     smaller = min(matrix.shape)
     if not 1 <= k <= smaller:
         raise ValueError(
             f"k = {k} directions asked of a {matrix.shape[0]} × {matrix.shape[1]} matrix: k must be 1 … {smaller}"
         )
-    if side == "left":
-        matrix = matrix.T
-    precision = _precision(given)
-    methods = (method,)
-    if method == "auto":
-        methods = ("gram", "svd") if smaller > FULL_SVD_SIZE and 4 * k <= smaller else ("svd",)
-    for name in methods:
-        values, vectors, error, floor = (_by_gram if name == "gram" else _by_svd)(matrix, k, precision)
-        if values[-1] > floor and error < GRAM_PHI_ERROR:
-            break
-    if values[-1] <= floor:
-        rank = int((values > floor).sum())
-        raise ValueError(
-            f"{k} directions asked of a matrix of rank {rank}: it has no more than {rank} (so last_i at most that)"
-        )
-    return Directions(vectors, values, error)
+    if method == "gram" or (method == "auto" and smaller > FULL_SVD_SIZE and 4 * k <= smaller):
+        found = _by_gram(matrix, k)
+        error = phi_errors(found.values, k, found.computed).max()
+        if method == "gram" or (found.values[k - 1] > found.floor and error < GRAM_PHI_ERROR):
+            return found
+    return _by_svd(matrix)
 
 
-def low_rank_directions(b, a, side="right"):
-    """All singular directions of b @ a, without forming or decomposing the product.
+def decompose_product(b, a):
+    """The Decomposition of b @ a, without forming or decomposing the product: two thin QRs and one r × r SVD.
 
-    b: [m, r], a: [r, n]. Two thin QRs and one r × r SVD. The result has as many directions as b @ a has rank,
-    at most r. Raises ValueError when the shapes do not fit, when a value is not finite, and when b @ a is zero
-    (an untrained adapter): a zero matrix has no directions.
+    b: [m, r], a: [r, n]. Raises ValueError when the shapes do not fit, and when a value is not finite.
     """
-    precision = max(_precision(b), _precision(a))
     b, a = checked_matrix(b, "b"), checked_matrix(a, "a")
-    _check_choice("side", side, ("right", "left"))
     if b.shape[1] != a.shape[0]:
         raise ValueError(f"b is {b.shape} and a is {a.shape}: the columns of b must be as many as the rows of a")
     q_left, r_left = np.linalg.qr(b)
     q_right, r_right = np.linalg.qr(a.T)
     left, values, right = np.linalg.svd(r_left @ r_right.T)
-    scale = max(b.shape[0], a.shape[1]) * np.linalg.norm(r_left) * np.linalg.norm(r_right)
-    rank = int((values > scale * precision).sum())
-    if rank == 0:
+    computed = max(b.shape[0], a.shape[1]) * EPS * np.linalg.norm(r_left) * np.linalg.norm(r_right)
+    k = len(values)
+    return Decomposition(q_left @ left[:, :k], values, q_right @ right[:k].T, computed, computed)
+
+
+def stored_in_product(b, a, precision):
+    """What rounding b and a to a unit round-off may have changed in b @ a, in the spectral norm.
+
+    u (‖A‖_F ‖B‖₂ + ‖A‖₂ ‖B‖_F + u ‖A‖_F ‖B‖_F): every number moves by u of itself at most.
+    """
+    (a2, af), (b2, bf) = ((np.linalg.norm(m, 2), np.linalg.norm(m)) for m in (a, b))
+    return precision * (af * b2 + a2 * bf + precision * af * bf)
+
+
+def low_rank_directions(b, a, side="right", precision=None):
+    """All singular directions of b @ a, without forming or decomposing the product.
+
+    b: [m, r], a: [r, n]. precision: unit round-off of their numbers as stored (None: that of the arrays' dtypes). The
+    result has as many directions as b @ a has rank, at most r. Raises ValueError as `decompose_product`, and when
+    b @ a is zero (an untrained adapter): a zero matrix has no directions.
+    """
+    precision = max(round_off(b), round_off(a)) if precision is None else precision
+    found = decompose_product(b, a)
+    stored = stored_in_product(np.asarray(b, dtype=np.float64), np.asarray(a, dtype=np.float64), precision)
+    if not (rank := found.rank(stored)):
         raise ValueError("b @ a is zero, so it has no directions; of an untrained adapter compare factor A")
-    vectors = q_right @ right.T if side == "right" else q_left @ left
-    return Directions(vectors[:, :rank], values[:rank], _phi_error(values, rank, scale * EPS))
+    return found.directions(rank, side, stored)
 
 
-def factor_directions(a, b=None, factor="A", side="right"):
+def factor_directions(a, b=None, factor="A", side="right", precision=None):
     """Singular directions of an adapter: of its factor "A", or of the product "BA" that is added to the weight.
 
-    a: [r, in]. b: [out, r], needed for factor "BA" only. The left directions of A alone lie in R^r and meet none of
-    W, so side "left" needs factor "BA". Returns Directions; raises ValueError as `low_rank_directions` does.
+    a: [r, in]. b: [out, r], needed for factor "BA" only. precision: as in `low_rank_directions`. The left directions of
+    A alone lie in R^r and meet none of W, so side "left" needs factor "BA". Returns Directions; raises ValueError as
+    `low_rank_directions` does.
     """
-    _check_choice("factor", factor, ("A", "BA"))
+    check_choice("factor", factor, ("A", "BA"))
     if factor == "BA":
-        return low_rank_directions(b, a, side)
+        return low_rank_directions(b, a, side, precision)
     if side == "left":
         raise ValueError(
             'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
         )
-    return low_rank_directions(np.eye(len(a), dtype=np.asarray(a).dtype), a, side)
+    stored = (round_off(a) if precision is None else precision) * np.linalg.norm(checked_matrix(a, "a"))
+    found = _by_svd(checked_matrix(a, "a"))
+    return found.directions(max(found.rank(stored), 1), side, stored)
 
 
-def _by_svd(matrix, k, precision):
-    _, values, rows = linalg.svd(matrix, full_matrices=False, check_finite=False)
-    size = max(matrix.shape)
-    return values[:k], rows[:k].T, _phi_error(values, k, size * EPS * values[0]), size * precision * values[0]
+def phi_errors(values, k, perturbation):
+    """[k]: how far φ of the first 1, 2, … k directions may move when the matrix moves by `perturbation`, at most 1.
 
-
-def _by_gram(matrix, k, precision):
-    """Eigenvectors of the smaller of MᵀM and MMᵀ; those of MMᵀ are carried over by Mᵀ."""
-    wide = matrix.shape[0] < matrix.shape[1]
-    gram = matrix @ matrix.T if wide else matrix.T @ matrix
-    n, size = len(gram), max(matrix.shape)
-    squares, vectors = linalg.eigh(gram, subset_by_index=(max(0, n - k - 1), n - 1), check_finite=False)
-    squares, vectors = np.maximum(squares[::-1], 0.0), vectors[:, ::-1][:, :k]
-    values = np.sqrt(squares)
-    floor = max(np.sqrt(size * EPS), size * precision) * values[0]
-    if wide:
-        vectors = matrix.T @ (vectors / np.maximum(values[:k], floor))
-    return values[:k], vectors, _phi_error(squares, k, size * EPS * squares[0]), floor
-
-
-def _phi_error(values, k, perturbation):
-    """Davis & Kahan (1970): sin of the angle between true and computed subspace ≤ perturbation / gap."""
+    values: singular values, the next after k among them if there is one; perturbation: in the spectral norm. φ moves by
+    no more than the sine of the largest angle between the subspaces, and that is at most E / (gap − E) (Wedin 1972).
+    """
     gaps = -np.diff(np.append(values, 0.0))[:k]
-    return float(min(1.0, perturbation / max(gaps.min(), np.finfo(float).tiny)))
+    return np.minimum(1.0, perturbation / np.maximum(gaps - perturbation, np.finfo(float).tiny))
 
 
-def _precision(matrix):
-    """Unit round-off of the numbers as they were given: what is smaller, relative to the largest, is noise."""
+def round_off(matrix):
+    """Unit round-off of an array's numbers: half the eps of its dtype; of anything but floats, that of float64."""
     kind = np.asarray(matrix).dtype
-    return float(np.finfo(kind).eps) if kind.kind == "f" else EPS
+    return float(np.finfo(kind).eps if kind.kind == "f" else EPS) / 2
 
 
 def checked_matrix(matrix, name):
@@ -148,6 +179,28 @@ def checked_matrix(matrix, name):
     return matrix
 
 
-def _check_choice(name, value, choices):
+def check_choice(name, value, choices):
+    """ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+
+
+def _by_svd(matrix):
+    left, values, rows = linalg.svd(matrix, full_matrices=False, check_finite=False)
+    computed = max(matrix.shape) * EPS * values[0]
+    return Decomposition(left, values, rows.T, computed, computed)
+
+
+def _by_gram(matrix, k):
+    """Eigenvectors of the smaller of MᵀM and MMᵀ; those of the other side are carried over by M."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    gram = matrix @ matrix.T if wide else matrix.T @ matrix
+    n, size = len(gram), max(matrix.shape)
+    squares, vectors = linalg.eigh(gram, subset_by_index=(max(0, n - k - 1), n - 1), check_finite=False)
+    values, vectors = np.sqrt(np.maximum(squares[::-1], 0.0)), vectors[:, ::-1][:, :k]
+    floor = np.sqrt(size * EPS) * values[0]
+    other = (matrix.T if wide else matrix) @ (vectors / np.maximum(values[:k], floor))
+    left, right = (vectors, other) if wide else (other, vectors)
+    # σ² moves by size · EPS · σ₁², and σ by that over twice itself
+    computed = size * EPS * values[0] ** 2 / max(values[k - 1], floor)
+    return Decomposition(left, values, right, computed, floor)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helpers.subspaces.directions import checked_matrix, top_directions
+from helpers.subspaces.directions import Decomposition, checked_matrix, decompose, decompose_product, top_directions
 
 
 def similarity_grid(u, v):
@@ -63,15 +63,24 @@ class Amplification(NamedTuple):
     factor_by_chance: float
 
 
-def amplification(weight, delta, rank):
-    """The row of Table 7 for `weight` W and `delta` ΔW, both [out, in], at `rank` r (1 … rank of ΔW)."""
-    weight, delta = checked_matrix(weight, "weight"), checked_matrix(delta, "delta")
-    if weight.shape != delta.shape:
-        raise ValueError(f"W is {weight.shape} and ΔW is {delta.shape}: they must have the same shape")
-    v, strengths, _ = top_directions(delta, rank)
-    u = delta @ v / strengths
-    weight_norm, delta_norm, by_delta = (float(np.linalg.norm(m)) for m in (weight, delta, u.T @ weight @ v))
-    by_weight = float(np.linalg.norm(top_directions(weight, rank).singular_values))
+def amplification(weight, update, rank, strongest=None):
+    """The row of Table 7 for W and ΔW at `rank` r (1 … rank of ΔW).
+
+    weight: W [out, in]. update: ΔW [out, in], its factors as (b [out, r], a [r, in]), which are not multiplied out, or
+    its Decomposition.
+    strongest: the r leading singular values of W, where they are known already. Raises ValueError for other shapes.
+    """
+    weight = checked_matrix(weight, "weight")
+    of_update = update
+    if not isinstance(update, Decomposition):
+        of_update = decompose_product(*update) if isinstance(update, tuple) else decompose(update, rank)
+    shape = len(of_update.left), len(of_update.right)
+    if weight.shape != shape:
+        raise ValueError(f"W is {weight.shape} and ΔW is {shape}: they must have the same shape")
+    u, v = (of_update.directions(rank, side).vectors for side in ("left", "right"))
+    strongest = top_directions(weight, rank).singular_values if strongest is None else strongest[:rank]
+    weight_norm, delta_norm = float(np.linalg.norm(weight)), float(np.linalg.norm(of_update.values))
+    by_delta, by_weight = float(np.linalg.norm(u.T @ weight @ v)), float(np.linalg.norm(strongest))
     by_chance = float(rank * weight_norm / np.sqrt(weight.size))
     factors = (delta_norm / by if by else np.inf for by in (by_delta, by_chance))
     return Amplification(rank, weight_norm, delta_norm, by_delta, by_weight, by_chance, *factors)

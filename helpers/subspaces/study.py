@@ -1,52 +1,281 @@
-"""φ at one (i, j) over the layers of a model: weights and adapters from disk → tables, and tests over all layers."""
+"""One module and its adapters, opened, checked and named; and φ over the layers of a model, with tests over them.
+
+Matrices come from `weights`; each is decomposed once and remembered while its holder lives.
+"""
 
 import sys
+from functools import lru_cache
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from helpers import weights
 from helpers.subspaces import chance, directions, nulls, similarity
-from helpers.weights import modules
+from helpers.weights import WeightsError, modules
 
 COLUMNS = ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
+COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
+KEPT = 256  # directions of a matrix that are remembered on either side; where more are asked for, a power of two
+_memory = WeakKeyDictionary()
 
 
 class Place(NamedTuple):
     """One projection in one layer: its module's full name, W's leading directions [d, i], and the adapters' there.
 
-    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}.
+    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}. ranks: {adapter: r there}.
     """
 
     module: str
     top: np.ndarray
     found: dict
+    ranks: dict
 
 
-def collect(model, adapters, projections, i, j, d, factor="A", side="right"):
+class Similarity:
+    """The inputs of notebook 01, opened and checked: refuses on construction what cannot be compared.
+
+    parameters: with base, adapters, module and factor, as in `parameters.SubspaceSimilarity`. Raises WeightsError.
+
+    base: `weights.Base`, or None. updates: `weights.Updates` of each adapter. module: its full name, as the base has it
+    (without one: as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of
+    each. common: {module: names in each of the updates}, of all modules that base and updates have. notes: sentences
+    that a reader must see.
+    """
+
+    def __init__(self, parameters):
+        p = self.parameters = parameters
+        self.base = weights.open_base(p.base) if p.base else None
+        self.updates = [weights.open_update(path, self.base) for path in p.adapters]
+        first = self.base or self.updates[0]
+        pairs = [weights.match(first, updates) for updates in self.updates]
+        shared = sorted(set.intersection(*map(set, pairs)))
+        self.common = {module: [pair[module] for pair in pairs] for module in shared}
+        self.module = self._find(first, p.module)
+        for updates, pair in zip(self.updates, pairs, strict=True):
+            if self.module not in pair:
+                updates.find(self.module)  # says what it has instead
+                raise WeightsError(
+                    f"{updates.label} has no counterpart of {self.module}: choose one that `inspect` shows"
+                )
+        self.names = self.common[self.module]
+        self.here = [updates.update(name) for updates, name in zip(self.updates, self.names, strict=True)]
+        if self.base:
+            self.base.weight(self.module)
+        self._check()
+        self.notes = [note for updates in self.updates for note in (*updates.notes, *self._unread(updates))]
+
+    @property
+    def inputs(self):
+        """DataFrame: how the module was read, of the base and of each adapter, and its Frobenius norm."""
+        told = ["module", "how it is read", "file", "[out, in]", "stored as"]
+        sizes = [np.linalg.norm(self.decomposition(self.module, n).values) for n in range(len(self.updates))]
+        holders = list(zip(self.updates, self.names, sizes, strict=True))
+        if self.base:
+            holders.insert(0, (self.base, self.module, np.linalg.norm(self.base.weight(self.module))))
+        rows = []
+        for holder, name, size in holders:
+            table = holder.describe()
+            rows.append([holder.label, *table.loc[table["module"] == name, told].iloc[0], size])
+        return pd.DataFrame(rows, columns=["from", *told, "‖·‖"])
+
+    @property
+    def files(self):
+        """The files that base and updates are read from, sorted."""
+        return sorted({file for holder in (self.base, *self.updates) if holder for file in holder.files})
+
+    def top(self, module, k, side="right"):
+        """The k leading Directions of the base's weight of a module."""
+        return weight_directions(self.base, module, k, side)
+
+    def directions(self, module, n, factor="A", side="right"):
+        """All Directions of the n-th update at a module; none, [·, 0], where it adds nothing."""
+        return update_directions(self.updates[n], self.common[module][n], factor, side)
+
+    @property
+    def factors(self):
+        """The factors whose directions can be compared: A only where every update has one."""
+        return ["A", "BA"] if all(isinstance(update, weights.LowRank) for update in self.here) else ["BA"]
+
+    def rank(self, module, n):
+        """The rank r of the n-th update at a module; of a whole ΔW how many directions stand above rounding."""
+        updates, name = self.updates[n], self.common[module][n]
+        seen = _memory.setdefault(updates, {})
+        if (name, "rank") not in seen:
+            update = updates.update(name)
+            of_a = isinstance(update, weights.LowRank)
+            seen[name, "rank"] = len(update.a) if of_a else self.directions(module, n, "BA").vectors.shape[1]
+        return seen[name, "rank"]
+
+    def decomposition(self, module, n):
+        """The `directions.Decomposition` of ΔW of the n-th update at a module; its factors are not multiplied out."""
+        found, _, scale = _of_update(self.updates[n], self.common[module][n], "BA")
+        return found._replace(values=scale * found.values)
+
+    def redrawn(self, k, side, draws, rng):
+        """The k leading Directions of the module's weight as it may have been before it was stored, drawn a few times.
+
+        Every number is moved evenly within the step that storing rounded it to. Empty where that is finer than 2⁻¹² of
+        each number, which `Directions.errors` covers.
+        """
+        unit = self.base.round_off(self.module)
+        if unit is not None and unit <= COARSE:
+            return []
+        weight, steps = self.base.weight(self.module), self.base.steps(self.module)
+        moved = (weight + steps * rng.uniform(-0.5, 0.5, weight.shape) for _ in range(draws))
+        return [directions.top_directions(matrix, k, side) for matrix in moved]
+
+    def untrained(self, module, n):
+        """Directions of A before training, of the n-th update at a module, or None where it is not known."""
+        updates, name = self.updates[n], self.common[module][n]
+        seen = _memory.setdefault(updates, {})
+        if (name, "untrained") not in seen:
+            a = updates.untrained_a(name)
+            seen[name, "untrained"] = None if a is None else directions.factor_directions(a)
+        return seen[name, "untrained"]
+
+    def _find(self, first, wanted):
+        """The module that is wanted, by the name of the base or by that of an adapter."""
+        try:
+            return first.find(wanted)
+        except weights.NoSuchModule:
+            for updates in self.updates:
+                name = next((name for name in updates.modules() if name == wanted), None)
+                found = [module for module, names in self.common.items() if name in names]
+                if found:
+                    return found[0]
+            raise
+
+    def _check(self):
+        p, shapes = self.parameters, [update.shape for update in self.here]
+        if len({updates.path.resolve() for updates in self.updates}) < len(self.updates):
+            raise WeightsError(f"an adapter is named twice: {list(p.adapters)}; name each once")
+        for n, (updates, update, name) in enumerate(zip(self.updates, self.here, self.names, strict=True)):
+            if isinstance(update, weights.Dense) and p.factor == "A":
+                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
+            if isinstance(update, weights.LowRank) and not update.a.any():
+                raise WeightsError(
+                    f"{updates.label}: A of {name} is zero and has no directions: give a trained adapter"
+                )
+            if isinstance(update, weights.LowRank) and p.factor == "BA" and not update.b.any():
+                raise WeightsError(
+                    f"{updates.label}: B of {name} is zero, so ΔW = B A is zero and has no directions: compare factor A"
+                )
+            if shapes[n] != shapes[0]:
+                raise WeightsError(
+                    f"{updates.label} adds a {shapes[n][0]} × {shapes[n][1]} matrix to {name}, but "
+                    f"{self.updates[0].label} has {shapes[0][0]} × {shapes[0][1]}: they belong to different models; "
+                    "give adapters trained on one"
+                )
+            for k in (k for k in range(n) if _equal(self.here[k], update)):
+                raise WeightsError(
+                    f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
+                    "twice, whose agreement is no finding; name it once"
+                )
+            updates.untrained_a(name)
+
+    def _unread(self, updates):
+        """What the files of an adapter hold and no table here shows, in a sentence."""
+        n, known = self.updates.index(updates), set()
+        known = {names[n] for names in self.common.values()}
+        others = {name: "not in the base" for name in updates.modules() if self.base and name not in known}
+        others |= updates.left_out
+        if others:
+            listed = ", ".join(f"{name} ({why})" for name, why in list(others.items())[:4])
+            more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+            yield f"{updates.label} also holds what is not read here: {listed}{more}"
+
+
+@lru_cache(16)
+def random_adapter(r, d, seed):
+    """Directions [d, r] of a random A, the paper's random panel: see `chance.gaussian_factor`."""
+    return directions.factor_directions(chance.gaussian_factor(r, d, np.random.default_rng(seed))).vectors
+
+
+def weight_directions(base, module, k, side="right"):
+    """The k leading Directions of the weight of a module; it is decomposed once, unless more are asked for later.
+
+    Its rounding as stored counts as far as float32 goes; what coarser storing may do to φ is drawn, not bounded.
+    """
+    name, seen = base.find(module), _memory.setdefault(base, {})
+    if name not in seen or seen[name][0].right.shape[1] < k:
+        weight = base.weight(name)
+        most = min(max(KEPT, 1 << (k - 1).bit_length()), *weight.shape)
+        seen[name] = _kept(weight, most), directions.round_off(weight) * np.linalg.norm(weight)
+    found, stored = seen[name]
+    return found.directions(k, side, stored)
+
+
+def update_directions(updates, module, factor="A", side="right"):
+    """All Directions of what an adapter adds to a module, or of its A; of a whole ΔW the first 256 at most.
+
+    [·, 0] where it adds nothing. Raises WeightsError for factor A of a whole ΔW, ValueError for the left side of A.
+    """
+    if factor == "A" and side == "left":
+        raise ValueError(
+            'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
+        )
+    found, stored, _ = _of_update(updates, updates.find(module), factor)
+    count = min(found.rank(stored), found.right.shape[1])
+    if not count:
+        one = found.right if side == "right" else found.left
+        return directions.Directions(one[:, :0], found.values[:0], 0.0, np.zeros(0))
+    return found.directions(count, side, stored)
+
+
+def _of_update(updates, name, factor):
+    """(Decomposition of B A or of A, what storing may have changed in it, scale of ΔW); decomposed once."""
+    seen = _memory.setdefault(updates, {})
+    if (name, factor) not in seen:
+        update = updates.update(name)
+        if isinstance(update, weights.Dense):
+            if factor == "A":
+                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
+            delta = update.difference
+            found, scale = _kept(delta, min(KEPT, *delta.shape)), 1.0
+            stored = update.stored_precision * np.linalg.norm(delta)
+        elif factor == "A":
+            found, scale = directions.decompose(update.a, min(update.a.shape), "svd"), 1.0
+            stored = update.stored_precision * np.linalg.norm(update.a)
+        else:
+            found, scale = directions.decompose_product(update.b, update.a), abs(update.scale)
+            stored = directions.stored_in_product(update.b, update.a, update.stored_precision)
+        seen[name, factor] = found, stored, scale
+    return seen[name, factor]
+
+
+def collect(study, projections, i, j, d, factor="A", side="right", names=None):
     """The directions of W and of the adapters in every layer that has one of the projections.
 
-    model: `checkpoints.Base`. adapters: {name: `checkpoints.Adapter`}. projections: module names; each stands for its
-    counterparts in all layers. d: dimension that the directions must have. factor, side: as in
-    `directions.factor_directions`; the untrained A is known for factor "A", where the adapter has its file.
+    study: a `Similarity` with a base. projections: module names; each stands for its counterparts in all layers. d:
+    dimension that the directions must have. factor, side: as in `directions.factor_directions`; the untrained A is
+    known for factor "A", where the adapter has its file. names: of the adapters, in the result (None: their labels).
 
     Returns ({(projection, layer): Place}, left_out): projections by their short names, and the modules left out because
     they have another dimension, fewer than i directions, or an adapter with fewer than j there.
     """
-    common = modules.common([*adapters.values(), model])
+    names = names or [updates.label for updates in study.updates]
     places, left_out = {}, []
-    every = [(kind, *place) for kind in projections for place in modules.every_layer(kind, common).items()]
-    for projection, layer, name in tqdm(every, desc="layers", delay=10, file=sys.stdout):
-        found = {label: _directions(adapter, name, factor, side) for label, adapter in adapters.items()}
-        out, inputs = model.shape(name)
-        enough = all(trained.shape[1] >= j for trained, _ in found.values())
+    every = [(kind, *place) for kind in projections for place in modules.every_layer(kind, study.common).items()]
+    for projection, layer, module in tqdm(every, desc="layers", delay=10, file=sys.stdout):
+        trained = [study.directions(module, n, factor, side).vectors for n in range(len(names))]
+        before = [study.untrained(module, n) if factor == "A" else None for n in range(len(names))]
+        out, inputs = study.base.shape(module)
+        enough = all(found.shape[1] >= j for found in trained)
         if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough:
-            left_out.append(name)
+            left_out.append(module)
             continue
-        top = directions.top_directions(model.weight(name), i, side).vectors
-        leading = {label: [v if v is None else v[:, :j].copy() for v in pair] for label, pair in found.items()}
-        places[modules.short_name(projection), layer] = Place(name, top, leading)
+        pairs = [(v, None if start is None else start.vectors) for v, start in zip(trained, before, strict=True)]
+        leading = {
+            name: [None if v is None else v[:, :j].copy() for v in pair]
+            for name, pair in zip(names, pairs, strict=True)
+        }
+        ranks = {name: study.rank(module, n) for n, name in enumerate(names)}
+        places[modules.short_name(projection), layer] = Place(
+            module, study.top(module, i, side).vectors, leading, ranks
+        )
     return places, left_out
 
 
@@ -82,9 +311,14 @@ def own_layers(table, i, j, d):
     return table
 
 
-def _directions(adapter, name, factor, side):
-    """Directions of an adapter at a module, and of its untrained A or None; [·, 0] where ΔW is zero."""
-    a, b, _ = adapter.factors(name)
-    untrained = adapter.untrained_a(name) if factor == "A" else None
-    trained = directions.factor_directions(a, b, factor, side).vectors if factor == "A" or b.any() else np.empty((1, 0))
-    return trained, None if untrained is None else directions.factor_directions(untrained).vectors
+def _kept(matrix, k):
+    """The decomposition of a matrix, with k directions on either side."""
+    found = directions.decompose(matrix, k)
+    return found._replace(left=found.left[:, :k].copy(), right=found.right[:, :k].copy())
+
+
+def _equal(one, other):
+    """Whether two updates are the same numbers."""
+    if isinstance(one, weights.LowRank) and isinstance(other, weights.LowRank):
+        return one.scale == other.scale and np.array_equal(one.a, other.a) and np.array_equal(one.b, other.b)
+    return type(one) is type(other) and np.array_equal(one.delta(), other.delta())

@@ -1,6 +1,7 @@
 """φ over layers, on small synthetic models: tables against cells computed one by one, tests against brute force."""
 
 from itertools import permutations
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import linalg
 
-from helpers.subspaces import chance, nulls, study
+from helpers.subspaces import chance, directions, nulls, study
+from helpers.weights import WeightsError
+from tests.conftest import MODULE
 
 D, TOP, J = 24, 6, 3
 LAYERS = range(3)
@@ -19,11 +22,18 @@ def name(layer, kind):
     return f"layers.{layer}.{kind}_proj"
 
 
+def opened(base, *adapters, module="q_proj", factor="A"):
+    """The study of a module: by its full name, or in layer 0."""
+    module = module if "." in module else f"layers.0.{module}"
+    asked = {"base": str(base), "adapters": [str(place) for place in adapters], "module": module, "factor": factor}
+    return study.Similarity(SimpleNamespace(**asked))
+
+
 @pytest.fixture
 def places(make_base, make_adapter, rng):
     """Three layers of query and value; the adapter's A lies in the leading directions of its own query weight."""
     weights = {name(layer, kind): rng.standard_normal((D, D)) for layer in LAYERS for kind in "qv"}
-    base = weights.open_base(make_base(weights))
+    base = make_base(weights)
     place = make_adapter(np.zeros((4, D)), np.zeros((D, 4)), module=name(0, "q"))
     tensors = {}
     for (layer, kind), weight in {
@@ -37,8 +47,7 @@ def places(make_base, make_adapter, rng):
     save_file(tensors, place / "adapter_model.safetensors")
     untrained = {key: value.flip(1).contiguous() for key, value in tensors.items() if "lora_A" in key}
     save_file(untrained, place / "untrained_A.safetensors")
-    adapters = {"one": weights.open_adapter(place)}
-    found, left_out = study.collect(base, adapters, [name(0, "q"), name(0, "v")], TOP, J, D)
+    found, left_out = study.collect(opened(base, place), [name(0, "q"), name(0, "v")], TOP, J, D, names=["one"])
     assert left_out == []
     return found, weights, place
 
@@ -149,6 +158,104 @@ def test_no_model_no_rows():
     table = study.pairings({}, TOP, J)
     assert study.own_layers(table, TOP, J, D).empty
     assert nulls.pairing_test(table, None) == {}
+
+
+def refuses(message, *adapters, base, **asked):
+    with pytest.raises(WeightsError, match=message):
+        opened(base, *adapters, **asked)
+
+
+def test_inputs_that_cannot_be_compared_are_refused(make_base, make_adapter, rng):
+    query = "layers.0.q_proj"
+    base = make_base({query: rng.standard_normal((D, D)), "layers.0.v_proj": rng.standard_normal((D, D))})
+    one = make_adapter(module=query, directory="one")
+    twin = make_adapter(*(load_file(one / "adapter_model.safetensors").values()), module=query, directory="twin")
+    narrow = make_adapter(rng.standard_normal((4, 16)), module=query, directory="narrow")
+    no_a = make_adapter(np.zeros((4, D)), module=query, directory="no_a")
+    no_b = make_adapter(b=np.zeros((D, 4)), module=query, directory="no_b")
+    elsewhere = make_adapter(module="layers.0.k_proj", directory="elsewhere")
+    refuses("named twice", one, one, base=base)
+    refuses("same numbers at layers.0.q_proj: one adapter given twice", one, twin, base=base)
+    refuses("24 × 16 matrix .* 24 × 24", narrow, base=base)
+    refuses("24 × 16 matrix .* 24 × 24", one, narrow, base="")
+    refuses("A of layers.0.q_proj is zero", no_a, base=base)
+    refuses("compare factor A", no_b, base=base, factor="BA")
+    refuses("no module of elsewhere is one of base", elsewhere, base=base)
+    refuses("'layers.0.v_proj' is not in one", one, base=base, module="v_proj")
+    towers = make_base({f"{tower}.layers.0.q_proj": np.eye(D) for tower in ("encoder", "head")}, "towers")
+    decoder = make_adapter(module="decoder.layers.0.q_proj", directory="decoder")
+    also = load_file(decoder / "adapter_model.safetensors")
+    also |= {key.replace("decoder", "head"): value.clone() for key, value in also.items()}
+    save_file(also, decoder / "adapter_model.safetensors")
+    refuses("'encoder.layers.0.q_proj' is not in decoder", decoder, base=towers, module="encoder.layers.0.q_proj")
+    assert opened(base, no_b).factors == ["A", "BA"]
+    assert opened(base, one).common == {query: [query]}
+
+
+def test_a_module_may_be_called_as_the_base_or_as_the_adapter_has_it(make_base, make_adapter, rng):
+    base = make_base({"encoder.layer.0.query": rng.standard_normal((D, D))})
+    one = make_adapter(module="bert.encoder.layer.0.query", directory="one")
+    other = make_adapter(module="encoder.layer.0.query", directory="other")
+    for wanted in ("encoder.layer.0.query", "layer.0.query", "bert.encoder.layer.0.query"):
+        study = opened(base, one, other, module=wanted)
+        assert study.module == "encoder.layer.0.query"
+        assert study.names == ["bert.encoder.layer.0.query", "encoder.layer.0.query"]
+        alone = opened("", one, other, module=wanted)
+        assert alone.module == "bert.encoder.layer.0.query"
+        assert alone.names == study.names
+    assert list(study.inputs["from"]) == ["base", "one", "other"]
+    assert list(study.inputs["[out, in]"]) == [(D, D)] * 3
+
+
+def test_a_rank_belongs_to_a_module(make_base, make_adapter, rng):
+    names = [name(0, kind) for kind in "qv"]
+    base = make_base({module: rng.standard_normal((D, D)) for module in names})
+    place = make_adapter(config={"rank_pattern": {"v_proj": 6}}, module=names[0])
+    tensors = load_file(place / "adapter_model.safetensors")
+    tensors |= {f"base_model.model.{names[1]}.lora_A.weight": torch.randn(6, D)}
+    tensors |= {f"base_model.model.{names[1]}.lora_B.weight": torch.randn(D, 6)}
+    save_file(tensors, place / "adapter_model.safetensors")
+    found = opened(base, place)
+    assert [found.rank(module, 0) for module in names] == [4, 6]
+    assert [found.directions(module, 0).vectors.shape[1] for module in names] == [4, 6]
+
+
+def test_a_whole_fine_tune_is_an_update_without_factors(make_base, rng):
+    weight = rng.standard_normal((D, D))
+    base = make_base({MODULE: weight})
+    left, right = (np.linalg.qr(rng.standard_normal((D, 3)))[0] for _ in range(2))
+    tuned = make_base({MODULE: weight + left * [3.0, 2.0, 1.0] @ right.T}, "tuned")
+    refuses("no factor A: use factor BA", tuned, base=base, module=MODULE)
+    found = opened(base, tuned, module=MODULE, factor="BA")
+    assert found.factors == ["BA"]
+    assert found.rank(MODULE, 0) == 3
+    for side, truth in (("right", right), ("left", left)):
+        vectors = found.directions(MODULE, 0, "BA", side).vectors
+        assert np.abs(np.diag(truth.T @ vectors)) == pytest.approx(1, abs=1e-5)
+
+
+def test_every_matrix_is_decomposed_once(make_base, make_adapter, rng, monkeypatch):
+    names = [name(layer, kind) for layer in LAYERS for kind in "qv"]
+    base = make_base({module: rng.standard_normal((D, D)) for module in names})
+    place = make_adapter(module=names[0])
+    tensors = {}
+    for module in names:
+        tensors |= {f"base_model.model.{module}.lora_A.weight": torch.randn(4, D)}
+        tensors |= {f"base_model.model.{module}.lora_B.weight": torch.randn(D, 4)}
+    save_file(tensors, place / "adapter_model.safetensors")
+    seen = []
+    for function in ("_by_svd", "decompose_product"):
+        plain = getattr(directions, function)
+        monkeypatch.setattr(
+            directions, function, lambda *given, plain=plain: seen.append(hash(given[0].tobytes())) or plain(*given)
+        )
+    found = opened(base, place)
+    for factor, side in (("A", "right"), ("BA", "right"), ("BA", "left")):
+        study.collect(found, [names[0], names[1]], TOP, J, D, factor, side)
+        for k in (1, TOP, D):
+            found.top(names[0], k, side)
+    assert len(seen) == 3 * len(names)  # W, A and BA of each
+    assert len(set(seen)) == len(seen)
 
 
 def drawn_diagonals(sizes, d, draws, rng):
