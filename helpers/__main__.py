@@ -1,4 +1,4 @@
-"""`python -m helpers`: run notebooks, sweep one over a grid of parameters, render pages."""
+"""Run notebooks, sweep one over a grid of parameters, render pages, and tell how weights would be read."""
 
 import os
 import signal
@@ -9,13 +9,16 @@ import click
 import yaml
 from tqdm import tqdm
 
+from helpers import weights
 from helpers.parameters import SCHEMAS, meaning, read
+from helpers.paths import resolve
 from helpers.press import pages, run
 from helpers.press.report import write_whole
 from helpers.press.run import Outcome, RunFailed
+from helpers.weights import WeightsError
 
 STATUS = "exit status: " + "; ".join(f"{outcome.value} {outcome}" for outcome in Outcome)
-PROGRAM, LIMIT = "python -m helpers", 3600
+PROGRAM, LIMIT = "phi-and-pixels", 3600
 
 
 def main(words=None):
@@ -31,6 +34,8 @@ def main(words=None):
         return _complain(f"{error.format_message().rstrip('.')} (see {command} --help)", Outcome.BAD_PARAMETER)
     except RunFailed as error:
         return _complain(error, error.outcome)
+    except WeightsError as error:
+        return _complain(error, run.BLAME[type(error).__name__])
     except ValueError as error:
         return _complain(error, Outcome.BAD_PARAMETER)
     except OSError as error:
@@ -161,6 +166,24 @@ def _refresh(notebooks):
     for notebook in map(run.find, notebooks):
         with _Bars() as bars:
             run.refresh(notebook, lambda *step, name=notebook.stem: bars.show(name, *step))
+    return Outcome.DONE
+
+
+@_commands.command("inspect", epilog=STATUS)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--base", metavar="PATH", help="the model that they were trained from")
+def _inspect(paths, base):
+    """Tell how each matrix would be read, or why not.
+
+    PATH is a model or an adapter, a directory or a file; with --base also a whole model that was fine-tuned from it.
+    Of a table's columns the last is the type that the numbers are stored as.
+    """
+    model = weights.open_base(base) if base else None
+    for path in paths:
+        adapter = (resolve(path) / "adapter_config.json").exists() or resolve(path).name.startswith("adapter_model")
+        found = weights.open_update(path, model) if model or adapter else weights.open_base(path)
+        table = found.describe()
+        print(f"{path}: {len(found.modules())} modules\n{table.to_string(index=False)}\n")
     return Outcome.DONE
 
 

@@ -100,7 +100,7 @@ class SubspaceSimilarity(Parameters):
         "data/adapters/r64",
         "data/adapters/r64-seed1",
     ]
-    """directories"""
+    """adapters, or models fine-tuned from the base: directories or files"""
     module: Annotated[str, Field(min_length=1)] = "encoder.layer.5.attention.self.query"
     """name of the weight, or the end of it"""
     factor: Literal["A", "BA"] = "A"

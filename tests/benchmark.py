@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,18 +13,21 @@ import pandas as pd
 import papermill
 import seaborn as sns
 import torch
+import transformers
 from captum.attr import IntegratedGradients
 from IPython.core.pylabtools import print_figure
 from ipywidgets import IntSlider, interactive
 from matplotlib import pyplot as plt
+from safetensors.torch import save_file
 from scipy import stats
 
-from helpers import digits, parameters, subspaces, weights
+from helpers import digits, parameters, subspaces
 from helpers.digits import classifiers, controls, saliency
 from helpers.paths import ROOT
 from helpers.press import run, sweep
 from helpers.show import explorers
 from helpers.subspaces import chance
+from tests.notebooks import running
 
 
 def best(action, repeats=5):
@@ -114,8 +119,77 @@ def main():
     copies = [controls.randomise(network, seed) for seed in range(99)]
     attributions("the same, null of 99 networks, 30 images", copies, data.images[:30], data.labels[:30], 3)
 
+    reading()
+    decompositions()
     explorer()
     runner()
+
+
+OURS = """
+from helpers import weights
+weight = weights.open_base({place!r}).weight("layers.3.self_attn.q_proj")
+"""
+THEIRS = """
+import transformers
+model = transformers.AutoModel.from_pretrained({place!r})
+weight = model.get_parameter("layers.3.self_attn.q_proj.weight").detach().float().numpy()
+"""
+SPENT = """
+import re, time
+start = time.perf_counter()
+{work}
+peak = int(re.search("VmHWM: *([0-9]+)", open("/proc/self/status").read().expandtabs(1))[1]) / 2**10
+print(weight.shape, float(abs(weight).sum(dtype="f8")), time.perf_counter() - start, peak, sep=";")
+"""
+
+
+def reading():
+    """One 4,096 × 4,096 weight of a model of 4 GB, in processes of their own, imports included; pages are cached."""
+    size = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 10}
+    with tempfile.TemporaryDirectory() as place:
+        config = transformers.LlamaConfig(**size, vocab_size=100, dtype="bfloat16", architectures=["LlamaModel"])
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in transformers.LlamaModel(config).state_dict().items()}
+        config.save_pretrained(place)
+        tensors = {name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+        save_file(tensors, Path(place, "model.safetensors"), metadata={"format": "pt"})
+        size = sum(tensor.nbytes for tensor in tensors.values()) / 1e9
+        del tensors
+        told = []
+        for work in (OURS, THEIRS):
+            code = SPENT.format(work=work.format(place=place))
+            runs = [
+                subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+                for _ in range(2)
+            ]
+            told.append(min((found.stdout.strip().split(";") for found in runs), key=lambda found: float(found[2])))
+        assert told[0][:2] == told[1][:2]
+        (ours, own), (theirs, other) = ([float(number) for number in found[2:]] for found in told)
+    show(f"one 4096² weight of a model of {size:.1f} GB      ", ours, theirs, "transformers' loading of the model")
+    print(f"    at most {own:,.0f} MB of memory, of which the weight is 67; transformers {other:,.0f} MB")
+
+
+FORGETTING = """
+import weakref
+from helpers.subspaces import study
+study._memory = type("Forgetful", (weakref.WeakKeyDictionary,), {"setdefault": lambda *_: {}})()
+"""
+
+
+def decompositions():
+    """Notebook 01 with the memory of what was decomposed, and without it."""
+    notebook = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
+    with tempfile.TemporaryDirectory() as place:
+        found = []
+        for name, more in (("remembering", ""), ("forgetting", FORGETTING)):
+            seen = Path(place, name)
+            code = running.COUNTING.format(file=str(seen)) + more
+            out = Path(place, f"{name}.run")
+            seconds = best(lambda out=out, code=code: running.execute(notebook, out, before=code), 1)
+            found.append((seconds, seen.read_text().split()))
+    (ours, once), (theirs, again) = found
+    show("notebook 01, every matrix decomposed once    ", ours, theirs, "decomposed whenever asked for")
+    print(f"    {len(once)} decompositions of {len(set(once))} matrices; without memory {len(again)}")
 
 
 def explorer():
@@ -124,10 +198,9 @@ def explorer():
     What a step computes is remembered, so that first visits (a decomposition, attributions, draws) take longer.
     """
     p = parameters.SubspaceSimilarity(adapters=["data/adapters/r4", "data/adapters/r8", "data/adapters/r64"])
-    sources = [weights.open_adapter(path) for path in p.adapters]
-    model = weights.open_base(p.base)
-    live, rng = explorers.subspace_similarity(p, model, sources).live(), np.random.default_rng(0)
-    study = explorers._Similarity(p, model, sources)
+    inputs = subspaces.Similarity(p)
+    live, rng = explorers.subspace_similarity(p, inputs).live(), np.random.default_rng(0)
+    study = explorers._Similarity(p, inputs)
     laws = explorers.random_baselines(parameters.RandomBaselines()).live()
     data, q = digits.load("digits"), parameters.DigitSaliency()
     chosen = digits.examples(data.labels, np.arange(len(data.labels)), q.examples_per_digit, rng)

@@ -1,5 +1,5 @@
 """A notebook → a report, anywhere: what it found as data, its run, its page, sweeps of runs. Knows neither science."""
 
-from helpers.press.report import Report, literal, verdict
+from helpers.press.report import Report, escaped, literal, verdict
 
-__all__ = ["Report", "literal", "verdict"]
+__all__ = ["Report", "escaped", "literal", "verdict"]

@@ -147,10 +147,14 @@ def tally(claims):
     return f"{counts[True]} hold, {counts[False]} do not, {counts[None]} undecided"
 
 
+def escaped(text):
+    """`text` that has names from files in it, for Markdown or HTML: nothing in it acts as markup."""
+    return "".join(f"&#{ord(c)};" if c in r"\`*_{}[]()<>#+-.!|$~&:/@\"'" else c for c in str(text))
+
+
 def literal(text):
     """`text` from a file or a user, as code in Markdown or HTML: nothing in it acts as markup."""
-    marked = "".join(f"&#{ord(c)};" if c in r"\`*_{}[]()<>#+-.!|$~&:/@\"'" else c for c in str(text))
-    return f"<code>{marked}</code>"
+    return f"<code>{escaped(text)}</code>"
 
 
 def file_hash(path):

@@ -31,7 +31,7 @@ from helpers.show.phi import (
     tail_curves,
     value_range,
 )
-from helpers.show.words import adapter_names, number, p_value, probabilities, probability, readings, span
+from helpers.show.words import adapter_names, number, p_value, probabilities, probability, readings, rounding, span
 
 __all__ = [
     "accuracy_dots",
@@ -60,6 +60,7 @@ __all__ = [
     "readings",
     "region_view",
     "replacement_curves",
+    "rounding",
     "set_title",
     "similarity_dots",
     "similarity_panels",

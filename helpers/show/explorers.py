@@ -18,29 +18,29 @@ WORK = 10**10  # multiplications; where decomposing all weights takes more, a pa
 SHORT = {"phi": "φ", "excess": "φ − chance", "z": "z"}
 
 
-def subspace_similarity(p, model=None, sources=()):
+def subspace_similarity(p, study=None):
     """Explorer of notebook 01: φ of adapters and of random directions with W.
 
-    p: the notebook's parameters, which its axes are. model: `checkpoints.Base`, sources: the `checkpoints.Adapter` of
-    each of p.adapters; without them the stand-in of the preset `paper`.
+    p: the notebook's parameters, which its axes are. study: its `subspaces.Similarity`, which has a base; without one
+    the stand-in of the preset `paper`.
     """
-    study = _Similarity(p, model, sources)
-    ranks, grids, first_i, d = study.at(p)
-    study.window = first_i, first_i + len(grids[0]) - 1
+    work = _Similarity(p, study)
+    ranks, grids, first_i, d = work.at(p.model_copy(update={"module": study.module}) if study else p)
+    work.window = first_i, first_i + len(grids[0]) - 1
     names = ("factor", "side", "quantity", "read_i", "read_j", "colour_low", "colour_high")
     start = {name: getattr(p, name) for name in names} | {"adapters": tuple(p.adapters)}
-    start |= dict(zip(("layer", "projection", "first_i", "last_i"), study.place + study.window, strict=True))
+    start |= dict(zip(("layer", "projection", "first_i", "last_i"), work.place + work.window, strict=True))
     if p.preset and not p.colour_high:
         start["colour_low"], start["colour_high"] = paper.COLOURS
-    layers, projections = ([*dict.fromkeys(keys)] for keys in zip(*study.places, strict=True))
-    single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True)) if model else {}
+    layers, projections = ([*dict.fromkeys(keys)] for keys in zip(*work.places, strict=True))
+    single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True)) if study else {}
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
-    shapes = [model.shape(name) for name in study.places.values()] if model else []
+    shapes = [study.base.shape(name) for name in work.places.values()] if study else []
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
-    available, widest = min(model.shape(p.module)) if model else d, max(grid.shape[1] for grid in grids)
+    available, widest = min(study.base.shape(study.module)) if study else d, max(grid.shape[1] for grid in grids)
     sparse = range(0, available, max(1, available // 24))
     reads = [
-        sorted({0, p.read_i, *range(first_i, study.window[1] + 1), *sparse}),
+        sorted({0, p.read_i, *range(first_i, work.window[1] + 1), *sparse}),
         sorted({0, p.read_j, *range(widest + 1)}),
     ]
     axis = partial(_axis, SubspaceSimilarity)
@@ -48,8 +48,8 @@ def subspace_similarity(p, model=None, sources=()):
     axes = [
         axis("layer", sorted(layers), "layer", "module", in_page=held),
         axis("projection", projections, "projection", "module", kinds=True, in_page=held),
-        axis("factor", ["A", "BA"] if model else ["A"], "factor", kinds=True),
-        axis("side", ["right", "left"] if model else ["right"], "side", kinds=True, needs=("factor", "BA")),
+        axis("factor", study.factors if study else ["A"], "factor", kinds=True),
+        axis("side", ["right", "left"] if study else ["right"], "side", kinds=True, needs=("factor", "BA")),
         axis("quantity", SHORT, "shown", word=SHORT.get, kinds=True),
         axis(
             "adapters",
@@ -64,7 +64,7 @@ def subspace_similarity(p, model=None, sources=()):
         axis("read_i", reads[0], "read at i", **chosen),
         axis("read_j", reads[1], "read at j", **chosen),
     ]
-    return Explorer("Heatmaps of φ between W and the adapters", study.draw, axes, start)
+    return Explorer("Heatmaps of φ between W and the adapters", work.draw, axes, start)
 
 
 def random_baselines(p):
@@ -115,32 +115,15 @@ def digit_saliency(p, study, images, labels, baselines):
 class _Similarity:
     """What the explorer of notebook 01 computes; the last of it is remembered from step to step."""
 
-    def __init__(self, p, model, sources):
-        self.p, self.model = p, model
-        self.sources = dict(zip(p.adapters, sources, strict=True)) if model else {}
+    def __init__(self, p, study):
+        self.p, self.study = p, study
         self.places, self.place = {(None, None): p.module}, (None, None)
-        if model:
-            names, wanted = modules.common([*sources, model]), sources[0].find(p.module)
-            if wanted not in names:  # the model knows it by another name, of which p.module is the end
-                names, wanted = [*names, p.module], p.module
-            self.places = modules.by_layer(names)
-            self.place = next(place for place, name in self.places.items() if name == wanted)
+        if study:
+            self.places = modules.by_layer(study.common)
+            self.place = next(place for place, name in self.places.items() if name == study.module)
         self.window = None  # (first i, last i) at rest
-        for name in ("factors", "adapter", "leading", "random", "stand_in", "row"):
+        for name in ("stand_in", "row"):
             setattr(self, name, lru_cache(64)(getattr(self, name)))
-
-    def factors(self, path, module):
-        return self.sources[path].factors(module)
-
-    def adapter(self, path, module, factor, side):
-        a, b, _ = self.factors(path, module)
-        return subspaces.factor_directions(a, b, factor, side).vectors.copy()
-
-    def leading(self, module, side, k):
-        return subspaces.top_directions(self.model.weight(module), k, side).vectors.copy()
-
-    def random(self, k, d):
-        return subspaces.factor_directions(chance.gaussian_factor(k, d, np.random.default_rng(self.p.seed))).vectors
 
     def stand_in(self):
         return list(paper.stand_in(np.random.default_rng([self.p.seed, 1])).values())
@@ -148,30 +131,18 @@ class _Similarity:
     def row(self, count):
         return live.PhiRow(count)
 
-    def top(self, q, k):
-        """The k leading directions of W; of a small one at least 64, and a power of two, for a slider that moves on."""
-        smaller = min(self.model.shape(q.module))
-        if smaller <= subspaces.FULL_SVD_SIZE:
-            try:
-                return self.leading(q.module, q.side, min(max(64, 1 << (k - 1).bit_length()), smaller))[:, :k]
-            except ValueError:
-                pass  # W has fewer
-        return self.leading(q.module, q.side, k)
-
     def at(self, q):
         """φ as notebook 01 has it at these parameters: (ranks of the adapters, grids, first i, d)."""
-        if self.model:
-            found = [self.adapter(path, q.module, q.factor, q.side) for path in q.adapters]
-        else:
-            found = self.stand_in()
+        study, which = self.study, [self.p.adapters.index(path) for path in q.adapters]
+        found = [study.directions(q.module, n, q.factor, q.side).vectors for n in which] if study else self.stand_in()
         counts, d = [v.shape[1] for v in found], len(found[0])
-        ranks = [len(self.factors(path, q.module)[0]) for path in q.adapters] if self.model else counts
+        ranks = [study.rank(q.module, n) for n in which] if study else counts
         last_i = q.last_i or (max(q.first_i, paper.TICKS[-1]) if q.preset else 0)
-        available = min(self.model.shape(q.module)) if self.model else d
+        available = min(study.base.shape(q.module)) if study else d
         first_i, last_i, last_j = subspaces.choose_window(d, available, counts, q.first_i, last_i, q.last_j)
-        found = [v[:, :last_j] for v in (*found, self.random(max(counts), d))]
-        if self.model:
-            top = self.top(q, last_i)
+        found = [v[:, :last_j] for v in (*found, subspaces.random_adapter(max(counts), d, self.p.seed))]
+        if study:
+            top = study.top(q.module, last_i, q.side).vectors
             grids = [subspaces.similarity_grid(top, v) for v in found]
         else:  # W's own singular directions are the coordinate axes
             grids = [subspaces.cumulative_phi(v[:last_i]) for v in found]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+UNDETERMINED = 0.1  # bound on the error of φ from which on directions are not determined
 PRIME, MINUS = "\u2032", "\u2212"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -48,3 +49,23 @@ def p_value(p):
 def probabilities(logarithms, names):
     """Probabilities with what each belongs to, as `readings` does."""
     return ", ".join(f"{probability(value)} ({name})" for value, name in zip(logarithms, names, strict=True))
+
+
+def rounding(of_rows, first_i, of_columns):
+    """What rounding may do to φ, in a sentence.
+
+    of_rows: bounds [n] on it for i = first_i, …; of_columns: {adapter: bounds [m] for j = 1, …}.
+    """
+    bounds = {"W": (of_rows, first_i, "i"), **{name: (each, 1, "j") for name, each in of_columns.items()}}
+    open_ones, most = [], 0.0
+    for name, (errors, first, letter) in bounds.items():
+        loose = errors > UNDETERMINED
+        most = max([most, *errors[~loose]])
+        if loose.any():
+            ends = dict.fromkeys(first + np.flatnonzero(loose)[[0, -1]])
+            open_ones.append(f"{letter} = {' … '.join(map(str, ends))} of {name} ({loose.sum()} of {len(loose)})")
+    said = f"Rounding, of the numbers as stored and in computing, may move φ by {most:.0e} at most"
+    if not open_ones:
+        return said + "."
+    listed = "; ".join(open_ones)
+    return f"{said} where it is determined. **Not determined**, as singular values agree to within rounding: {listed}."

@@ -248,7 +248,7 @@ def test_ones_own_saved_program_gives_the_same_report(tmp_path, default):
 
 
 def test_a_callable_that_knows_nothing_is_said_to_know_nothing(tmp_path):
-    own = {"model": "tests.test_classifiers:mine", "input_rows": 12, "input_columns": 10, "input_mean": 0.1}
+    own = {"model": "tests.digits.test_classifiers:mine", "input_rows": 12, "input_columns": 10, "input_mean": 0.1}
     result = execute(tmp_path, **own, **QUICK, input_std=0.5, condition_b="occlusion", rows=8, columns=8)
     assert claims(result)["knows_digits"]["holds"] is False
     assert {row["network"] for row in rows(result, "accuracy")} >= {"under study", "seed_0", "seed_4"}
@@ -293,7 +293,7 @@ def test_other_parameters_twice_give_the_same_numbers(tmp_path):
         ({"null_networks": 20}, "no p-value can fall below 0.048", "check"),
         ({"examples_per_digit": 500}, "examples_per_digit is 500: expected at most", "load"),
         ({"method": "attention_rollout"}, "needs the attention of the bundled transformer", "load"),
-        ({"model": "tests.test_classifiers:mine"}, "set input_rows and input_columns", "load"),
+        ({"model": "tests.digits.test_classifiers:mine"}, "set input_rows and input_columns", "load"),
     ],
     ids=lambda value: str(value)[:40],
 )

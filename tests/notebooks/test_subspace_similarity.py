@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from scipy import linalg, stats
 
-from helpers import parameters, weights
+from helpers import parameters, subspaces
 from helpers.paths import ROOT
 from helpers.show import explorers
 from tests.notebooks import running
@@ -289,10 +289,15 @@ def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
     running.assert_same_outputs(NOTEBOOK, default_place / "out.ipynb")
 
 
-def test_the_same_parameters_give_the_same_numbers(default, tmp_path):
-    again = execute(tmp_path)
+def test_the_same_parameters_give_the_same_numbers_and_no_matrix_is_decomposed_twice(default, tmp_path):
+    seen = tmp_path / "decomposed"
+    again = execute(tmp_path, before=running.COUNTING.format(file=str(seen)))
     assert again["claims"] == default["claims"]
     assert again["tables"] == default["tables"]
+    matrices = seen.read_text().split()
+    # W, and A before and after of four adapters, in six layers, query and value; B A in one module; a random A
+    assert len(matrices) == 12 * (1 + 2 * 4) + 4 + 1
+    assert len(set(matrices)) == len(matrices)
 
 
 def test_other_parameters(tmp_path):
@@ -311,8 +316,7 @@ def test_other_parameters(tmp_path):
     assert "agreement" not in result["tables"]
     # the same by sliders: from the default module and adapters to these
     p = parameters.SubspaceSimilarity(last_j=5)
-    sources = [weights.open_adapter(path) for path in p.adapters]
-    live = explorers.subspace_similarity(p, weights.open_base(p.base), sources).live()
+    live = explorers.subspace_similarity(p, subspaces.Similarity(p)).live()
     moves = {"layer": 2, "projection": "value", "factor": "BA", "side": "left", ("first_i", "last_i"): (3, 60)}
     for name, value in (moves | {"adapters": ("data/adapters/r8",)}).items():
         live.controls[name].value = value

@@ -55,15 +55,15 @@ def test_it_saves_the_base_under_its_own_names_and_unchanged(trained):
 def test_it_saves_adapters_as_peft_does_with_their_untrained_a(trained):
 
     place = trained / "data" / "adapters" / "r3-seed5"
-    adapter = weights.open_adapter(place)
+    adapter = weights.open_update(place)
     model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(MODEL_DIR), place)
     for name in adapter.modules():
-        a, b, scale = adapter.factors(name)
+        update = adapter.update(name)
         layer = model.get_submodule(f"base_model.model.{name}")
-        np.testing.assert_array_equal(a, layer.lora_A["default"].weight.detach().numpy())
-        assert scale == layer.scaling["default"]
-        assert b.any()
-        assert np.abs(a - adapter.untrained_a(name)).max() > 0
+        np.testing.assert_array_equal(update.a, layer.lora_A["default"].weight.detach().numpy())
+        assert update.scale == layer.scaling["default"]
+        assert update.b.any()
+        assert np.abs(update.a - adapter.untrained_a(name)).max() > 0
     for file in place.iterdir():
         assert str(trained).encode() not in file.read_bytes()
         assert str(MODEL_DIR).encode() not in file.read_bytes()
@@ -74,7 +74,7 @@ def test_the_seed_decides_the_untrained_a(trained, tmp_path):
     papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, **running.QUIETLY)
     name = "encoder.layer.3.attention.self.value"
     first, again, other = (
-        weights.open_adapter(place / "adapters" / f"r3-seed{seed}").untrained_a(name)
+        weights.open_update(place / "adapters" / f"r3-seed{seed}").untrained_a(name)
         for place, seed in ((trained / "data", 5), (tmp_path, 5), (tmp_path, 6))
     )
     np.testing.assert_array_equal(first, again)

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from helpers import digits, parameters, weights
+from helpers import digits, parameters, subspaces
 from helpers.digits import classifiers, controls, saliency
 from helpers.show import explorers
 from helpers.show.explore import Frozen
@@ -19,8 +19,7 @@ NUMBER = r"(−?[\d.]+)"
 
 @pytest.fixture(scope="module")
 def inputs():
-    p = parameters.SubspaceSimilarity()
-    return weights.open_base(p.base), [weights.open_adapter(path) for path in p.adapters]
+    return subspaces.Similarity(parameters.SubspaceSimilarity())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def digits_of_a_run():
 def build(request, inputs, digits_of_a_run):
     """A function that gives a new explorer of a notebook."""
     return {
-        "01": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(), *inputs),
+        "01": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(), inputs),
         "01 paper": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(preset="paper")),
         "02": lambda: explorers.random_baselines(parameters.RandomBaselines(draws=200)),
         "03": lambda: explorers.digit_saliency(*digits_of_a_run),
@@ -93,14 +92,12 @@ def test_sliders_parameters_and_schema_are_one_set_of_names(build):
 
 
 def test_the_line_of_01_reads_phi_chance_and_z(inputs):
-    model, sources = inputs
-    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), model, sources)
+    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), inputs)
     module = "encoder.layer.2.attention.self.value"
     _, line = explorer.picture(layer=2, projection="value", factor="BA", side="left", read_i=20, read_j=8)
-    left_w = np.linalg.svd(model.weight(module))[0]
-    for name, source in zip(("8", "64"), sources[1:3], strict=True):
-        a, b, _ = source.factors(module)
-        left = np.linalg.svd(np.float64(b) @ np.float64(a))[0]
+    left_w = np.linalg.svd(inputs.base.weight(module))[0]
+    for name, source in zip(("8", "64"), inputs.updates[1:3], strict=True):
+        left = np.linalg.svd(source.delta(module))[0]
         phi = np.linalg.norm(left_w[:, :20].T @ left[:, :8]) ** 2 / 8
         assert read(line, rf"φ = .*?{NUMBER} \(r = {name}\)") == pytest.approx(phi, abs=6e-5)
         z = (phi - 20 / 384) / chance.variance(20, 8, 384) ** 0.5
@@ -112,7 +109,7 @@ def test_the_line_of_01_reads_phi_chance_and_z(inputs):
 
 def test_excess_and_z_of_01_are_phi_less_chance():
     """On planted directions: the pictures of three quantities come from one grid."""
-    study = explorers._Similarity(parameters.SubspaceSimilarity(preset="paper"), None, ())
+    study = explorers._Similarity(parameters.SubspaceSimilarity(preset="paper"), None)
     _, grids, first_i, d = study.at(study.p)
     i, j = 900 - first_i, 3
     rows = {"first_i": 0, "last_i": 0, "read_i": 900, "read_j": 4}
@@ -128,7 +125,7 @@ def test_excess_and_z_of_01_are_phi_less_chance():
 
 
 def test_what_01_cannot_show_is_a_sentence(inputs):
-    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), *inputs)
+    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), inputs)
     with pytest.raises(ValueError, match=r"colour_low is 0\.4 and colour_high is 0\.2"):
         explorer.picture(colour_low=0.4, colour_high=0.2)
     for read_i, i in ((300, 38), (1, 14), (0, 14), (20, 20)):  # held within the rows shown
@@ -148,7 +145,7 @@ def someones(make_base, make_adapter, rng, shapes, adapted, module):
         tensors[f"base_model.model.{name}.lora_B.weight"] = torch.from_numpy(rng.standard_normal((out, 2)))
     save_file(tensors, file)
     p = parameters.SubspaceSimilarity(base=str(base), adapters=[str(adapter)], module=module)
-    return explorers.subspace_similarity(p, weights.open_base(base), [weights.open_adapter(adapter)])
+    return explorers.subspace_similarity(p, subspaces.Similarity(p))
 
 
 def test_01_offers_every_module_that_all_adapters_have(make_base, make_adapter, rng):
@@ -171,9 +168,9 @@ def test_01_takes_a_module_that_model_and_adapter_know_by_other_names(make_base,
     base = make_base({"model.q_proj": rng.standard_normal((40, 40))})
     adapter = make_adapter(module="backbone.q_proj", a=rng.standard_normal((2, 40)), b=rng.standard_normal((40, 2)))
     p = parameters.SubspaceSimilarity(base=str(base), adapters=[str(adapter)], module="q_proj")
-    explorer = explorers.subspace_similarity(p, weights.open_base(base), [weights.open_adapter(adapter)])
+    explorer = explorers.subspace_similarity(p, subspaces.Similarity(p))
     assert not {"layer", "projection", "adapters"} & {axis.name for axis in explorer.axes}  # one of each
-    assert explorer.picture()[1].startswith("q_proj, factor A")
+    assert explorer.picture()[1].startswith("model.q_proj, factor A")
 
 
 def test_a_page_of_01_does_not_decompose_every_large_weight(make_base, make_adapter, rng, monkeypatch):
@@ -193,7 +190,7 @@ def test_a_page_of_01_does_not_decompose_every_large_weight(make_base, make_adap
         tensors |= {key.replace("s.0.", f"s.{n}."): value.clone() for key, value in tensors.items() for n in (1, 2)}
         save_file(tensors, file)
         p = parameters.SubspaceSimilarity(base=str(base), adapters=[str(adapter)], module="layers.1.q_proj")
-        explorer = explorers.subspace_similarity(p, weights.open_base(base), [weights.open_adapter(adapter)])
+        explorer = explorers.subspace_similarity(p, subspaces.Similarity(p))
         held = {axis.name: axis.held(explorer.start) for axis in explorer.axes}
         assert list(map(str, held["layer"])) == (layers or [])
 
