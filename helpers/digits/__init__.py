@@ -1,5 +1,6 @@
 """Images of digits and networks that read them → maps of what those look at, and controls that could refute them."""
 
+from helpers.digits import controls
 from helpers.digits.images import SIZES, Digits, examples, folds, hold_out, inferred_writers, load
 from helpers.digits.networks import (
     ARCHITECTURES,
@@ -22,6 +23,7 @@ __all__ = [
     "Transformer",
     "accuracy",
     "attribute",
+    "controls",
     "convolutional",
     "examples",
     "fit",
