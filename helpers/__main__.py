@@ -180,7 +180,8 @@ def _inspect(paths, base):
     """
     model = weights.open_base(base) if base else None
     for path in paths:
-        adapter = (resolve(path) / "adapter_config.json").exists() or resolve(path).name.startswith("adapter_model")
+        place = resolve(path)
+        adapter = (place / "adapter_config.json").exists() or place.name.startswith(("adapter_config", "adapter_model"))
         found = weights.open_update(path, model) if model or adapter else weights.open_base(path)
         table = found.describe()
         print(f"{path}: {len(found.modules())} modules\n{table.to_string(index=False)}\n")

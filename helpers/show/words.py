@@ -51,21 +51,26 @@ def probabilities(logarithms, names):
     return ", ".join(f"{probability(value)} ({name})" for value, name in zip(logarithms, names, strict=True))
 
 
-def rounding(of_rows, first_i, of_columns):
-    """What rounding may do to φ, in a sentence.
+def rounding(of_rows, first_i, of_columns, coarse=False):
+    """What rounding may do to φ, in a sentence: a bound, and the directions for which there is none below a tenth.
 
-    of_rows: bounds [n] on it for i = first_i, …; of_columns: {adapter: bounds [m] for j = 1, …}.
+    of_rows: bounds [n] on it for i = first_i, …; of_columns: {adapter: bounds [m] for j = 1, …}. coarse: whether
+    of_rows leave out how W was stored.
     """
     bounds = {"W": (of_rows, first_i, "i"), **{name: (each, 1, "j") for name, each in of_columns.items()}}
-    open_ones, most = [], 0.0
+    loose, most = [], {}
     for name, (errors, first, letter) in bounds.items():
-        loose = errors > UNDETERMINED
-        most = max([most, *errors[~loose]])
-        if loose.any():
-            ends = dict.fromkeys(first + np.flatnonzero(loose)[[0, -1]])
-            open_ones.append(f"{letter} = {' … '.join(map(str, ends))} of {name} ({loose.sum()} of {len(loose)})")
-    said = f"Rounding, of the numbers as stored and in computing, may move φ by {most:.0e} at most"
-    if not open_ones:
+        above = errors > UNDETERMINED
+        most[name] = max(errors[~above], default=0.0)
+        if above.any():
+            ends = dict.fromkeys(first + np.flatnonzero(above)[[0, -1]])
+            loose.append(f"{letter} = {' … '.join(map(str, ends))} of {name} ({above.sum()} of {len(above)})")
+    of_w = most.pop("W")
+    what = "of the adapters as stored, and in computing" if coarse else "as stored and in computing"
+    said = f"Rounding, {what}, may move φ by {p_value(of_w + max(most.values()))} at most"
+    if not loose:
         return said + "."
-    listed = "; ".join(open_ones)
-    return f"{said} where it is determined. **Not determined**, as singular values agree to within rounding: {listed}."
+    return (
+        f"{said}, but for directions that it may turn into each other, so close are their singular values. These are "
+        f"**not determined** to within a tenth of φ: {'; '.join(loose)}."
+    )

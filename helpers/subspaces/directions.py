@@ -30,32 +30,50 @@ class Directions(NamedTuple):
     errors: np.ndarray
 
 
+class Rounding(NamedTuple):
+    """What storing numbers with a unit round-off may have changed in a matrix, in the spectral norm.
+
+    bound: the most, reached where all numbers were rounded one way. usual: what independent roundings come to, with a
+    factor of about 2 to spare; what does not rise above it is no direction.
+    """
+
+    bound: float
+    usual: float
+
+
+EXACT = Rounding(0.0, 0.0)
+
+
 class Decomposition(NamedTuple):
     """Both sides of a singular value decomposition, or its leading part.
 
-    left: [m, k], values: [k or more], right: [n, k]. computed: a bound on what the computation's own rounding may have
-    changed in the matrix, in the spectral norm. floor: below this a value is not told from zero by the computation.
+    left: [m, k], values: [k or more], right: [n, k]. size: Frobenius norm of the matrix. computed: a bound on what the
+    computation's own rounding may have changed in the matrix, in the spectral norm. floor: below this a value is not
+    told from zero by the computation.
     """
 
     left: np.ndarray
     values: np.ndarray
     right: np.ndarray
+    size: float
     computed: float
     floor: float
 
-    def rank(self, stored):
-        """How many values rise above rounding; stored: what storing the matrix may have changed, in the same norm."""
-        return int((self.values > max(stored + self.computed, self.floor)).sum())
+    def rank(self, usual=0.0):
+        """How many values rise above the rounding of the computation, and of storing: see `Rounding`."""
+        return int((self.values > max(usual + self.computed, self.floor)).sum())
 
-    def directions(self, k, side="right", stored=0.0):
-        """The first k directions of one side; stored: as in `rank`. Raises ValueError when k exceeds the rank."""
+    def directions(self, k, side="right", stored=EXACT):
+        """The first k Directions of one side; stored: a Rounding. Raises ValueError when k exceeds the rank."""
         check_choice("side", side, ("right", "left"))
-        if k > (rank := self.rank(stored)):
-            raise ValueError(
-                f"{k} directions asked of a matrix of rank {rank}: it has no more than {rank} (so last_i at most that)"
-            )
-        errors = phi_errors(self.values, k, stored + self.computed)
+        if k > (rank := self.rank(stored.usual)):
+            raise ValueError(f"{k} directions asked of a matrix of rank {rank}: it has no more than {rank}")
+        errors = phi_errors(self.values, k, stored.bound + self.computed)
         return Directions((self.right if side == "right" else self.left)[:, :k], self.values[:k], errors.max(), errors)
+
+    def scaled(self, factor):
+        """The Decomposition of the matrix times a factor > 0."""
+        return self._replace(**{name: factor * getattr(self, name) for name in ("values", "size", "computed", "floor")})
 
 
 def top_directions(matrix, k, side="right", method="auto", precision=None):
@@ -66,18 +84,19 @@ def top_directions(matrix, k, side="right", method="auto", precision=None):
     Frobenius norm (None: that of the array's dtype, half its eps).
 
     Returns Directions. Raises ValueError for an unknown side or method, a matrix that is not 2-D, empty or not
-    finite, and for k outside 1 … rank, where singular values count that storing or computing cannot have made.
+    finite, and for k outside 1 … rank, where singular values count that rise above the rounding of storing and
+    computing.
     """
-    stored = (round_off(matrix) if precision is None else precision) * np.linalg.norm(checked_matrix(matrix, "matrix"))
-    return decompose(matrix, k, method).directions(k, side, stored)
+    return decompose(matrix, k, method).directions(k, side, rounding(matrix, precision))
 
 
-def decompose(matrix, k, method="auto"):
+def decompose(matrix, k, method="auto", needed=None, usual=0.0):
     """The Decomposition of `matrix` [m, n] with at least its k leading directions, on both sides.
 
     method: "svd" decomposes the whole matrix; "gram" finds the leading eigenvectors of MᵀM (or MMᵀ) only, and costs
     less when k is small; "auto" tries "gram" when both sides exceed 1,024 and k is at most a quarter of the smaller,
-    and turns to "svd" when its error would exceed 1e-6. Both are exact but for rounding.
+    and turns to "svd" when its error would exceed 1e-6. Both are exact but for rounding. needed: how many of the k
+    directions must be so exact (None: all), as far as they rise above `usual`, that of a Rounding.
     """
     matrix = checked_matrix(matrix, "matrix")
     check_choice("method", method, ("auto", "svd", "gram"))
@@ -88,8 +107,11 @@ def decompose(matrix, k, method="auto"):
         )
     if method == "gram" or (method == "auto" and smaller > FULL_SVD_SIZE and 4 * k <= smaller):
         found = _by_gram(matrix, k)
-        error = phi_errors(found.values, k, found.computed).max()
-        if method == "gram" or (found.values[k - 1] > found.floor and error < GRAM_PHI_ERROR):
+        rank, needed = found.rank(usual), k if needed is None else needed
+        sure = rank >= needed or found.floor <= usual
+        if method == "gram" or (
+            sure and phi_errors(found.values, needed, found.computed)[:rank].max() < GRAM_PHI_ERROR
+        ):
             return found
     return _by_svd(matrix)
 
@@ -106,17 +128,29 @@ def decompose_product(b, a):
     q_right, r_right = np.linalg.qr(a.T)
     left, values, right = np.linalg.svd(r_left @ r_right.T)
     computed = max(b.shape[0], a.shape[1]) * EPS * np.linalg.norm(r_left) * np.linalg.norm(r_right)
-    k = len(values)
-    return Decomposition(q_left @ left[:, :k], values, q_right @ right[:k].T, computed, computed)
+    k, size = len(values), np.linalg.norm(values)
+    return Decomposition(q_left @ left[:, :k], values, q_right @ right[:k].T, size, computed, computed)
 
 
-def stored_in_product(b, a, precision):
-    """What rounding b and a to a unit round-off may have changed in b @ a, in the spectral norm.
+def rounding(matrix, precision=None):
+    """The Rounding of a matrix [m, n] whose numbers were stored with this precision: as in `top_directions`.
 
-    u (‖A‖_F ‖B‖₂ + ‖A‖₂ ‖B‖_F + u ‖A‖_F ‖B‖_F): every number moves by u of itself at most.
+    The bound is u‖M‖_F; independent roundings have singular values up to about that times (1/√m + 1/√n) / √3.
     """
+    precision = round_off(matrix) if precision is None else precision
+    size = precision * float(np.linalg.norm(checked_matrix(matrix, "matrix")))
+    return Rounding(size, size * _share(np.shape(matrix)))
+
+
+def rounding_of_product(b, a, precision):
+    """The Rounding of b @ a [m, r] @ [r, n] whose factors were stored with this unit round-off u.
+
+    The bound is u (‖A‖_F ‖B‖₂ + ‖A‖₂ ‖B‖_F + u ‖A‖_F ‖B‖_F): every number moves by u of itself at most.
+    """
+    a, b = checked_matrix(a, "a"), checked_matrix(b, "b")
     (a2, af), (b2, bf) = ((np.linalg.norm(m, 2), np.linalg.norm(m)) for m in (a, b))
-    return precision * (af * b2 + a2 * bf + precision * af * bf)
+    usual = precision * (af * _share(a.shape) * b2 + a2 * bf * _share(b.shape))
+    return Rounding(float(precision * (af * b2 + a2 * bf + precision * af * bf)), float(usual))
 
 
 def low_rank_directions(b, a, side="right", precision=None):
@@ -127,9 +161,8 @@ def low_rank_directions(b, a, side="right", precision=None):
     b @ a is zero (an untrained adapter): a zero matrix has no directions.
     """
     precision = max(round_off(b), round_off(a)) if precision is None else precision
-    found = decompose_product(b, a)
-    stored = stored_in_product(np.asarray(b, dtype=np.float64), np.asarray(a, dtype=np.float64), precision)
-    if not (rank := found.rank(stored)):
+    found, stored = decompose_product(b, a), rounding_of_product(b, a, precision)
+    if not (rank := found.rank(stored.usual)):
         raise ValueError("b @ a is zero, so it has no directions; of an untrained adapter compare factor A")
     return found.directions(rank, side, stored)
 
@@ -148,9 +181,8 @@ def factor_directions(a, b=None, factor="A", side="right", precision=None):
         raise ValueError(
             'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
         )
-    stored = (round_off(a) if precision is None else precision) * np.linalg.norm(checked_matrix(a, "a"))
-    found = _by_svd(checked_matrix(a, "a"))
-    return found.directions(max(found.rank(stored), 1), side, stored)
+    found, stored = _by_svd(checked_matrix(a, "a")), rounding(a, precision)
+    return found.directions(max(found.rank(stored.usual), 1), side, stored)
 
 
 def phi_errors(values, k, perturbation):
@@ -188,7 +220,7 @@ def check_choice(name, value, choices):
 def _by_svd(matrix):
     left, values, rows = linalg.svd(matrix, full_matrices=False, check_finite=False)
     computed = max(matrix.shape) * EPS * values[0]
-    return Decomposition(left, values, rows.T, computed, computed)
+    return Decomposition(left, values, rows.T, np.linalg.norm(values), computed, computed)
 
 
 def _by_gram(matrix, k):
@@ -203,4 +235,9 @@ def _by_gram(matrix, k):
     left, right = (vectors, other) if wide else (other, vectors)
     # σ² moves by size · EPS · σ₁², and σ by that over twice itself
     computed = size * EPS * values[0] ** 2 / max(values[k - 1], floor)
-    return Decomposition(left, values, right, computed, floor)
+    return Decomposition(left, values, right, np.linalg.norm(matrix), computed, floor)
+
+
+def _share(shape):
+    """Spectral over Frobenius norm of independent numbers of one size, at most 1."""
+    return min(1.0, sum(size**-0.5 for size in shape))

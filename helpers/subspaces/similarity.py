@@ -79,7 +79,7 @@ def amplification(weight, update, rank, strongest=None):
         raise ValueError(f"W is {weight.shape} and ΔW is {shape}: they must have the same shape")
     u, v = (of_update.directions(rank, side).vectors for side in ("left", "right"))
     strongest = top_directions(weight, rank).singular_values if strongest is None else strongest[:rank]
-    weight_norm, delta_norm = float(np.linalg.norm(weight)), float(np.linalg.norm(of_update.values))
+    weight_norm, delta_norm = float(np.linalg.norm(weight)), float(of_update.size)
     by_delta, by_weight = float(np.linalg.norm(u.T @ weight @ v)), float(np.linalg.norm(strongest))
     by_chance = float(rank * weight_norm / np.sqrt(weight.size))
     factors = (delta_norm / by if by else np.inf for by in (by_delta, by_chance))

@@ -17,6 +17,7 @@ from helpers.subspaces import chance, directions, nulls, similarity
 from helpers.weights import WeightsError, modules
 
 COLUMNS = ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
+FACTORED = 3  # z of φ of A less that of B A from which on A is said to depend on the factoring
 COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
 KEPT = 256  # directions of a matrix that are remembered on either side; where more are asked for, a power of two
 _memory = WeakKeyDictionary()
@@ -52,8 +53,12 @@ class Similarity:
         first = self.base or self.updates[0]
         pairs = [weights.match(first, updates) for updates in self.updates]
         shared = sorted(set.intersection(*map(set, pairs)))
-        self.common = {module: [pair[module] for pair in pairs] for module in shared}
+        held = [module for module in shared if self.base is None or self.base.shape(module)]
+        self.packed = sorted(set(shared) - set(held))
+        self.common = {module: [pair[module] for pair in pairs] for module in held}
         self.module = self._find(first, p.module)
+        if self.base:
+            self.base.weight(self.module)
         for updates, pair in zip(self.updates, pairs, strict=True):
             if self.module not in pair:
                 updates.find(self.module)  # says what it has instead
@@ -62,16 +67,13 @@ class Similarity:
                 )
         self.names = self.common[self.module]
         self.here = [updates.update(name) for updates, name in zip(self.updates, self.names, strict=True)]
-        if self.base:
-            self.base.weight(self.module)
         self._check()
-        self.notes = [note for updates in self.updates for note in (*updates.notes, *self._unread(updates))]
 
     @property
     def inputs(self):
         """DataFrame: how the module was read, of the base and of each adapter, and its Frobenius norm."""
         told = ["module", "how it is read", "file", "[out, in]", "stored as"]
-        sizes = [np.linalg.norm(self.decomposition(self.module, n).values) for n in range(len(self.updates))]
+        sizes = [self.decomposition(self.module, n).size for n in range(len(self.updates))]
         holders = list(zip(self.updates, self.names, sizes, strict=True))
         if self.base:
             holders.insert(0, (self.base, self.module, np.linalg.norm(self.base.weight(self.module))))
@@ -80,6 +82,36 @@ class Similarity:
             table = holder.describe()
             rows.append([holder.label, *table.loc[table["module"] == name, told].iloc[0], size])
         return pd.DataFrame(rows, columns=["from", *told, "‖·‖"])
+
+    @property
+    def notes(self):
+        """What a reader must see of how the files were read, and of what φ of A depends on: sentences."""
+        told = [note for updates in self.updates for note in (*updates.notes, *self._unread(updates))]
+        for n, updates in enumerate(self.updates):
+            if not isinstance(self.here[n], weights.LowRank) and self.rank(self.module, n) == KEPT:
+                told.append(f"{updates.label} is a whole ΔW, of which the first {KEPT} directions are taken")
+            if self.base and self.names[n] != self.module:
+                told.append(f"{updates.label} calls the module {self.names[n]}")
+        if self.packed:
+            told.append(f"{len(self.packed)} more modules are packed in {self.base.label}, such as {self.packed[0]}")
+        return told + self._factored()
+
+    def factoring(self, i, j):
+        """φ(W, ·, i, j) of A and of ΔW = B A, right directions, for each update; NaN where one has fewer than j.
+
+        B A is (B Q⁻¹)(Q A) for any invertible Q, so that directions of A belong to one factoring among many. Returns a
+        DataFrame: adapter, A, BA, chance, z (A less BA in standard deviations of the difference of two random draws:
+        a yardstick, no test, as the two are one adapter's; NaN where both have j directions and cannot differ).
+        """
+        top, rows = self.top(self.module, i).vectors, []
+        spread = np.sqrt(2 * chance.variance(i, j, len(top))) or np.nan
+        for n, updates in enumerate(self.updates):
+            found = [self.directions(self.module, n, factor).vectors for factor in ("A", "BA")]
+            of_a, of_ba = (similarity.phi(top, v, i, j) if v.shape[1] >= j else np.nan for v in found)
+            may_differ = max(v.shape[1] for v in found) > j  # else both span one and the same space
+            z = (of_a - of_ba) / spread if may_differ else np.nan
+            rows.append([updates.label, of_a, of_ba, chance.mean(i, j, len(top)), z])
+        return pd.DataFrame(rows, columns=["adapter", "A", "BA", "chance", "z"])
 
     @property
     def files(self):
@@ -101,24 +133,19 @@ class Similarity:
 
     def rank(self, module, n):
         """The rank r of the n-th update at a module; of a whole ΔW how many directions stand above rounding."""
-        updates, name = self.updates[n], self.common[module][n]
-        seen = _memory.setdefault(updates, {})
-        if (name, "rank") not in seen:
-            update = updates.update(name)
-            of_a = isinstance(update, weights.LowRank)
-            seen[name, "rank"] = len(update.a) if of_a else self.directions(module, n, "BA").vectors.shape[1]
-        return seen[name, "rank"]
+        r = _of_update(self.updates[n], self.common[module][n], self.factors[0])[-1]
+        return r or self.directions(module, n, "BA").vectors.shape[1]
 
     def decomposition(self, module, n):
         """The `directions.Decomposition` of ΔW of the n-th update at a module; its factors are not multiplied out."""
-        found, _, scale = _of_update(self.updates[n], self.common[module][n], "BA")
-        return found._replace(values=scale * found.values)
+        found, _, scale, _ = _of_update(self.updates[n], self.common[module][n], "BA")
+        return found.scaled(scale)
 
     def redrawn(self, k, side, draws, rng):
         """The k leading Directions of the module's weight as it may have been before it was stored, drawn a few times.
 
-        Every number is moved evenly within the step that storing rounded it to. Empty where that is finer than 2⁻¹² of
-        each number, which `Directions.errors` covers.
+        Every number is moved evenly within its step: of floats the largest that it can be (`Base.steps`). Empty where
+        that is finer than 2⁻¹² of each number, which `Directions.errors` covers.
         """
         unit = self.base.round_off(self.module)
         if unit is not None and unit <= COARSE:
@@ -174,7 +201,26 @@ class Similarity:
                     f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
                     "twice, whose agreement is no finding; name it once"
                 )
+            if not self.directions(self.module, n, p.factor).vectors.shape[1]:
+                raise WeightsError(
+                    f"what {updates.label} adds to {name} does not rise above the rounding of its files, so it has "
+                    "no directions: choose another module, or files that are stored more finely"
+                )
             updates.untrained_a(name)
+
+    def _factored(self):
+        """A sentence on the adapters whose φ, at the first row that is shown by default, depends on the factoring."""
+        if not self.base or self.parameters.factor != "A":
+            return []
+        counts = [self.directions(self.module, n).vectors.shape[1] for n in range(len(self.updates))]
+        i = similarity.choose_window(self.base.shape(self.module)[1], min(self.base.shape(self.module)), counts)[0]
+        j = min(4, i, *counts)
+        apart = self.factoring(i, j).query("abs(z) > @FACTORED")
+        told = ", ".join(f"{row.adapter} ({row.A:.3f} of A, {row.BA:.3f} of BA)" for row in apart.itertuples())
+        return [
+            f"at i = {i}, j = {j} φ of A is not that of ΔW = B A, by more than {FACTORED} standard deviations of two "
+            f"random draws, for {told}: it depends on how ΔW was factored, as after a conversion; use factor BA"
+        ] * bool(told)
 
     def _unread(self, updates):
         """What the files of an adapter hold and no table here shows, in a sentence."""
@@ -203,8 +249,11 @@ def weight_directions(base, module, k, side="right"):
     if name not in seen or seen[name][0].right.shape[1] < k:
         weight = base.weight(name)
         most = min(max(KEPT, 1 << (k - 1).bit_length()), *weight.shape)
-        seen[name] = _kept(weight, most), directions.round_off(weight) * np.linalg.norm(weight)
+        stored = directions.rounding(weight)
+        seen[name] = _kept(weight, most, k, stored), stored
     found, stored = seen[name]
+    if k > (rank := found.rank(stored.usual)):
+        raise ValueError(f"last_i = {k} rows asked for, but the weight of {name} has rank {rank}: last_i at most that")
     return found.directions(k, side, stored)
 
 
@@ -217,8 +266,8 @@ def update_directions(updates, module, factor="A", side="right"):
         raise ValueError(
             'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
         )
-    found, stored, _ = _of_update(updates, updates.find(module), factor)
-    count = min(found.rank(stored), found.right.shape[1])
+    found, stored, *_ = _of_update(updates, updates.find(module), factor)
+    count = min(found.rank(stored.usual), found.right.shape[1])
     if not count:
         one = found.right if side == "right" else found.left
         return directions.Directions(one[:, :0], found.values[:0], 0.0, np.zeros(0))
@@ -226,23 +275,22 @@ def update_directions(updates, module, factor="A", side="right"):
 
 
 def _of_update(updates, name, factor):
-    """(Decomposition of B A or of A, what storing may have changed in it, scale of ΔW); decomposed once."""
+    """(Decomposition of B A or of A, its Rounding, scale of ΔW, r or None of a whole ΔW); decomposed once."""
     seen = _memory.setdefault(updates, {})
     if (name, factor) not in seen:
         update = updates.update(name)
         if isinstance(update, weights.Dense):
             if factor == "A":
                 raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
-            delta = update.difference
-            found, scale = _kept(delta, min(KEPT, *delta.shape)), 1.0
-            stored = update.stored_precision * np.linalg.norm(delta)
+            delta, stored = update.difference, directions.rounding(update.difference, update.stored_precision)
+            seen[name, factor] = _kept(delta, min(KEPT, *delta.shape), None, stored), stored, 1.0, None
         elif factor == "A":
-            found, scale = directions.decompose(update.a, min(update.a.shape), "svd"), 1.0
-            stored = update.stored_precision * np.linalg.norm(update.a)
+            found = directions.decompose(update.a, min(update.a.shape), "svd")
+            seen[name, factor] = found, directions.rounding(update.a, update.stored_precision), 1.0, len(update.a)
         else:
-            found, scale = directions.decompose_product(update.b, update.a), abs(update.scale)
-            stored = directions.stored_in_product(update.b, update.a, update.stored_precision)
-        seen[name, factor] = found, stored, scale
+            stored = directions.rounding_of_product(update.b, update.a, update.stored_precision)
+            found = directions.decompose_product(update.b, update.a)
+            seen[name, factor] = found, stored, abs(update.scale), len(update.a)
     return seen[name, factor]
 
 
@@ -311,9 +359,12 @@ def own_layers(table, i, j, d):
     return table
 
 
-def _kept(matrix, k):
-    """The decomposition of a matrix, with k directions on either side."""
-    found = directions.decompose(matrix, k)
+def _kept(matrix, k, needed, stored):
+    """The decomposition of a matrix, with k directions on either side, of which those needed are exact."""
+    if not matrix.any():
+        zero = [np.zeros((side, 1)) for side in matrix.shape]
+        return directions.Decomposition(zero[0], np.zeros(1), zero[1], 0.0, 0.0, 0.0)
+    found = directions.decompose(matrix, k, needed=needed, usual=stored.usual)
     return found._replace(left=found.left[:, :k].copy(), right=found.right[:, :k].copy())
 
 

@@ -131,7 +131,7 @@ def test_a_quantised_base_says_what_that_may_have_done(tmp_path):
 
 def test_a_whole_fine_tune_is_read_as_an_update(tmp_path):
     """Synthetic: a GPT-2 in bfloat16, whose weights lie transposed, and the same after four directions were added."""
-    model = tr.GPT2LMHeadModel(building.gpt2_config(n_embd=64)).bfloat16()
+    model = tr.GPT2LMHeadModel(tr.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=60)).bfloat16()
     model.save_pretrained(tmp_path / "base")
     added = {}
     for name, weight in model.named_parameters():

@@ -154,3 +154,12 @@ def test_figures_of_chance_show_what_they_are_given(rng):
     figure = show.detection_curves([128, 384], {1: [3.0, 2.0], 4: [2.0, 1.5]}, "t")
     assert list(figure.axes[0].lines[1].get_ydata()) == [3.0, 2.0]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["128", "384"]
+
+
+def test_what_rounding_may_do_is_said_for_rows_and_columns_apart():
+    sure = show.rounding(np.full(3, 2e-5), 14, {"r = 4": np.array([1e-4, 3e-5]), "r = 8": np.array([2e-4])})
+    assert sure == "Rounding, as stored and in computing, may move φ by 2·10⁻⁴ at most."
+    some = show.rounding(np.array([0.01, 1.0, 0.02]), 14, {"r = 4": np.array([1.0, 0.5, 1e-6])}, coarse=True)
+    assert "of the adapters as stored, and in computing, may move φ by 0.020 at most, but for" in some
+    assert some.endswith("not determined** to within a tenth of φ: i = 15 of W (1 of 3); j = 1 … 2 of r = 4 (2 of 3).")
+    assert "of r = 4 (2 of 2)" in show.rounding(np.zeros(1), 1, {"r = 4": np.ones(2)})

@@ -3,6 +3,7 @@ import pytest
 from scipy import linalg
 
 from helpers import subspaces
+from helpers.subspaces import directions
 
 
 def basis(rng, d, k):
@@ -134,6 +135,10 @@ def test_auto_is_exact_above_and_below_the_size_where_it_changes_method(rng):
     found = subspaces.top_directions(matrix, 12)
     truth = subspaces.top_directions(matrix, 12, method="svd")
     np.testing.assert_allclose(subspaces.phi(found.vectors, truth.vectors, 12, 12), 1, atol=1e-10)
+    weight = rng.standard_normal((size, size))
+    row = subspaces.amplification(weight, matrix, 12)
+    assert row.delta_norm == pytest.approx(np.linalg.norm(matrix))
+    assert row.by_weight == pytest.approx(np.linalg.norm(np.linalg.svd(weight, compute_uv=False)[:12]))
     low_rank = rng.standard_normal((size, 3)) @ rng.standard_normal((3, size))
     assert len(subspaces.top_directions(low_rank, 3).singular_values) == 3
     with pytest.raises(ValueError, match="rank 3"):
@@ -250,3 +255,24 @@ def test_pairs():
     assert subspaces.choose_pairs([64, 64]) == (None, (0, 1))
     assert subspaces.choose_pairs([8]) == (None, None)
     assert subspaces.choose_pairs([8, 4]) == ((1, 0), None)
+
+
+def test_amplification_from_factors_is_that_of_the_product_at_any_scale(rng):
+    weight, b, a = rng.standard_normal((30, 40)), rng.standard_normal((30, 3)), rng.standard_normal((3, 40))
+    plain = subspaces.amplification(weight, b @ a, 3)
+    assert subspaces.amplification(weight, (b, a), 3) == pytest.approx(plain)
+    small = subspaces.amplification(weight, directions.decompose_product(b, a).scaled(1e-14), 3)
+    assert small.factor == pytest.approx(1e-14 * plain.factor)
+    assert small.by_delta == pytest.approx(plain.by_delta)
+
+
+def test_of_a_large_difference_only_what_rises_above_rounding_must_be_exact(rng, monkeypatch):
+    """Rank 5 and noise: the leading eigenvectors are enough, and no full decomposition follows."""
+    size = directions.FULL_SVD_SIZE + 10
+    noise = 1e-3 * rng.standard_normal((size, size))
+    matrix = basis(rng, size, 5) * [9.0, 7, 5, 4, 3] @ basis(rng, size, 5).T + noise
+    usual = np.linalg.norm(noise, 2) * 1.2
+    monkeypatch.setattr(directions, "_by_svd", None)
+    found = directions.decompose(matrix, 200, usual=usual)
+    assert found.rank(usual) == 5
+    assert found.size == pytest.approx(np.linalg.norm(matrix))

@@ -60,9 +60,9 @@ def test_no_phi_moves_by_more_than_its_error_when_stored_numbers_move(rng, facto
     one = subspaces.factor_directions(a, b, factor, precision=unit)
     count = one.vectors.shape[1]
     other = subspaces.factor_directions(a2, b2, factor, precision=0.0)
-    bound = unit * np.linalg.norm(a) if factor == "A" else directions.stored_in_product(b, a, unit)
+    rounding = directions.rounding(a, unit) if factor == "A" else directions.rounding_of_product(b, a, unit)
     values = np.linalg.svd(a2 if factor == "A" else b2 @ a2)[1][:count]
-    assert np.abs(values - one.singular_values).max() <= bound * (1 + 1e-6)
+    assert np.abs(values - one.singular_values).max() <= rounding.bound * (1 + 1e-6)
     off = np.abs(
         subspaces.similarity_grid(u, one.vectors) - subspaces.similarity_grid(u, other.vectors[:, :count])
     ).max(axis=0)
@@ -123,3 +123,37 @@ def test_both_sides_of_one_decomposition(rng):
         found = subspaces.decompose(matrix, 5, method)
         rebuilt = found.left[:, :5] * found.values[:5] @ found.right[:, :5].T
         assert np.linalg.norm(matrix - rebuilt, 2) == pytest.approx(np.linalg.svd(matrix)[1][5])
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (30, 400), (8, 384)])
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_what_rounding_usually_comes_to_covers_it_and_not_by_much(rng, unit, shape):
+    """A matrix less what is stored of it; the bound for the worst case would be many times larger."""
+    exact = rng.standard_normal(shape)
+    noise = np.linalg.norm(stored(exact, unit) - exact, 2)
+    usual = directions.rounding(exact, unit).usual
+    assert noise < usual < 4 * noise
+    b, a = rng.standard_normal((shape[0], 6)), rng.standard_normal((6, shape[1]))
+    noise = np.linalg.norm(stored(b, unit) @ stored(a, unit) - b @ a, 2)
+    assert noise < directions.rounding_of_product(b, a, unit).usual < 8 * noise
+
+
+def test_weak_directions_of_a_bfloat16_adapter_are_counted(rng):
+    """Of 64 directions that fall to a hundredth, rounding both factors to bfloat16 hides none."""
+    unit = UNITS["bfloat16"]
+    a = with_values(np.linspace(1, 0.5, 64), 384, rng)
+    b = with_values(np.geomspace(1, 0.03, 64), 384, rng).T
+    assert subspaces.low_rank_directions(stored(b, unit), stored(a, unit), precision=unit).vectors.shape[1] == 64
+
+
+def test_a_merged_update_is_told_from_the_rounding_of_the_merge(rng):
+    unit, d = UNITS["bfloat16"], 256
+    before = stored(rng.standard_normal((d, d)) / 20, unit)
+    change = np.linalg.qr(rng.standard_normal((d, 4)))[0] @ with_values(np.array([1.5, 0.5, 0.2, 0.1]), d, rng)
+    after = stored(before + change, unit)
+    sizes = [np.linalg.norm(matrix) for matrix in (before, after, after - before)]
+    precision = unit * (sizes[0] + sizes[1]) / sizes[2]
+    found = subspaces.top_directions(after - before, 4, precision=precision)
+    assert np.square(found.vectors.T @ np.linalg.svd(change)[2][:4].T).sum() / 4 > 0.95
+    with pytest.raises(ValueError, match="rank 4"):
+        subspaces.top_directions(after - before, 5, precision=precision)

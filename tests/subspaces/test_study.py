@@ -298,3 +298,56 @@ def test_a_lead_turns_its_sign_with_the_pairs(rng):
 def test_what_is_no_lead_is_refused(given, message, rng):
     with pytest.raises(ValueError, match=message):
         nulls.lead_z(*given, rng)
+
+
+def test_an_a_that_was_made_from_the_weight_is_told_by_the_product(make_base, make_adapter, rng):
+    """Synthetic: A's first rows are W's own directions, B hardly uses them; another A is at random."""
+    weight, d = rng.standard_normal((48, 48)) * np.linspace(3, 1, 48), 48
+    base = make_base({MODULE: weight})
+    own = np.vstack([3 * np.linalg.svd(weight)[2][:4], rng.standard_normal((4, d)) / 7])
+    b = np.hstack([1e-3 * rng.standard_normal((d, 4)), rng.standard_normal((d, 4))])
+    made = make_adapter(own, b, "made")
+    plain = make_adapter(rng.standard_normal((8, d)), rng.standard_normal((d, 8)), "plain")
+    few = make_adapter(rng.standard_normal((4, d)), rng.standard_normal((d, 4)), "few")
+    found = opened(base, made, plain, few, module=MODULE)
+    table = found.factoring(4, 4).set_index("adapter")
+    assert table.loc["made", "A"] == pytest.approx(1, abs=0.01)
+    top, of_ba = np.linalg.svd(weight)[2][:4].T, np.linalg.svd(b @ own)[2][:4].T
+    angles = linalg.subspace_angles(top, of_ba)
+    assert table.loc["made", "BA"] == pytest.approx((np.cos(angles) ** 2).mean(), abs=1e-4)
+    assert table.loc["made", "z"] > 3 > abs(table.loc["plain", "z"])
+    assert np.isnan(table.loc["few", "z"])  # its A and B A span one space
+    (note,) = [note for note in found.notes if "use factor BA" in note]
+    assert "made" in note
+    assert "plain" not in note
+    assert opened(base, made, module=MODULE, factor="BA").notes == []
+
+
+def test_layers_that_were_frozen_and_packed_ones_are_left_out_of_the_table(make_base, rng):
+    names = [name(layer, "q") for layer in LAYERS]
+    weights = {module: rng.standard_normal((D, D)) for module in names}
+    base = make_base(weights)
+    held = load_file(base / "model.safetensors")
+    tuned = make_base(
+        {module: w + (module != names[1]) * rng.standard_normal((D, D)) for module, w in weights.items()}, "t"
+    )
+    found = opened(base, tuned, module=names[0], factor="BA")
+    assert found.directions(names[1], 0, "BA").vectors.shape[1] == 0
+    places, left_out = study.collect(found, [names[0]], TOP, J, D, "BA")
+    assert left_out == [names[1]]
+    assert len(places) == 2
+    refuses("does not rise above the rounding", tuned, base=base, module=names[1], factor="BA")
+    held[f"{names[2]}.qweight"] = torch.zeros(D // 8, D, dtype=torch.int32)
+    held.pop(f"{names[2]}.weight")
+    save_file(held, base / "model.safetensors")
+    found = opened(base, tuned, module=names[0], factor="BA")
+    assert set(found.common) == set(names[:2])
+    assert any("packed in base" in note and names[2] in note for note in found.notes)
+    refuses("packed", tuned, base=base, module=names[2], factor="BA")
+
+
+def test_a_change_below_the_rounding_of_the_files_is_refused(make_base, rng):
+    weight = torch.tensor(rng.standard_normal((D, D)))
+    base = make_base({MODULE: weight.bfloat16()})
+    tuned = make_base({MODULE: (weight + 1e-3 * torch.ones(D, 1) @ torch.ones(1, D)).bfloat16()}, "tuned")
+    refuses("does not rise above the rounding of its files", tuned, base=base, module=MODULE, factor="BA")
