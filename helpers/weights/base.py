@@ -32,51 +32,44 @@ class Base:
     """
 
     def __init__(self, path, config=None):
-        self.path, self.label = path, path.name
+        self.path, self.label, self.store = path, path.name, tensors.open_model(path)
         beside = (path if path.is_dir() else path.parent) / "config.json"
-        if path.is_dir() and (path / "adapter_config.json").exists() and not list(path.glob("model*.safetensors*")):
-            self._refuse_adapter()
-        self.store = tensors.open_model(path)
         self.config = tensors.read_json(beside) if beside.exists() else config or {}
         self.files = [*self.store.files, *([beside] if beside.exists() else [])]
-        settings = self.config.get("quantization_config")
-        self._settings = settings if isinstance(settings, dict) else {}
-        self._method = str(self._settings.get("quant_method", ""))
-        self._keys, self._refused, self._tied, self.left_out = {}, {}, set(), {}
+        self._parts = {key: value for key, value in self.config.items() if isinstance(value, dict)}
+        self._settings = self._parts.get("quantization_config", {})
         self._kind = str(self.store.fields.get("general.architecture", self.config.get("model_type") or ""))
-        if self.store.fields.get("general.type") == "adapter":
-            self._refuse_adapter()
         if self._kind not in _table():
             self._kind = self._kind_by_shape() or self._kind
-        if self.store.fields and not architecture(self._kind).get("gguf"):
-            raise WeightsError(
-                f"{path} is a GGUF of the architecture {self._kind!r}, whose names and order of rows are not known "
-                "here: give the model as safetensors, or add its row to helpers/weights/architectures.toml"
-            )
+        self._keys, self._refused, self._tied, self.left_out = {}, {}, None, {}
         for key in self.store:
             self._sort(key)
-        if not self.modules():
-            if any("lora" in key for key in self.store):
-                self._refuse_adapter()
-            raise WeightsError(
-                f"{path} holds no weight matrices, but {listed(self.store)}: give a model with its weights"
-            )
+        adapted = (path / "adapter_config.json").exists() and not list(path.glob("model*.safetensors*"))
+        adapted = adapted or self.store.fields.get("general.type") == "adapter"
+        if adapted or (not self._keys and any("lora" in key for key in self.store)):
+            raise WeightsError(f"{path} is an adapter, not a model: give it among the adapters, and its model as base")
+        if self.store.fields and not architecture(self._kind).get("gguf"):
+            way_out = "give the model as safetensors, or add its row to helpers/weights/architectures.toml"
+            raise WeightsError(f"{path} is a GGUF of {self._kind!r}, whose names are not known here: {way_out}")
+        if not self._keys:
+            held = listed(self.store)
+            raise WeightsError(f"{path} holds no weight matrices, but {held}: give a model with its weights")
         self._tie_head()
 
     def modules(self):
         """Names of the modules that own a weight matrix, sorted; wrappers' parts are dropped from them."""
-        return sorted({*self._keys, *self._refused})
+        return sorted(self._keys)
 
     def find(self, module):
         """Full name of `module`: a full name, an unambiguous suffix, or a GGUF's own name. See `modules.find`."""
-        if module in self._keys or module in self._refused:
+        if module in self._keys:
             return module
-        own = self._of_gguf(module) if self.store.fields else None
         held = [f"{module}.{end} {self.store[f'{module}.{end}'].shape}" for end in self.store.ends.get(module, ())]
         more = [f"; {module} holds {listed(held)}, which is no weight matrix"] if held else []
         more += [f"; {name}: {why}" for name, why in self.left_out.items() if f".{name}".endswith(f".{module}")]
-        more += [f"; it is quantised by {self._method}: {quantised.WAY_OUT}"] if self._method else []
-        return modules.find(own or module, self.modules(), self.label, "".join(more[:1]))
+        method = self._settings.get("quant_method")
+        more += [f"; it is quantised by {method}: {quantised.WAY_OUT}"] if method else []
+        return modules.find(self._named(module) or module, self.modules(), self.label, "".join(more[:1]))
 
     def shape(self, module):
         """(out, in) of the weight of `module`, without reading it; None of one that cannot be read."""
@@ -84,7 +77,7 @@ class Base:
         if name in self._refused:
             return None
         shape = self.store[self._keys[name]].shape
-        return shape[::-1] if self.stores_transposed(name) else shape
+        return shape[::-1] if self._transposed(name) else shape
 
     def kind(self, module):
         """The type that the weight of `module` is stored as, such as "BF16" or "Q4_1"."""
@@ -97,14 +90,15 @@ class Base:
         weight that is packed, not a matrix, or not finite.
         """
         key = self._key(module)
-        weight, scale = self.store[key].read(), quantised.scale_of(key, self.store, self._settings)
-        return self._turned(module, weight if isinstance(scale, float) else weight * scale)
+        weight = self.store[key].read()
+        weight *= quantised.scale_of(key, self.store, self._settings)
+        return self._turned(module, weight)
 
     def round_off(self, module):
         """Unit round-off of the weight of `module` as stored; None where it is quantised in steps: see `steps`."""
         key = self._key(module)
         whole = quantised.scales(key, self.store) and not self.store[key].kind.startswith("F8")
-        return None if whole else tensors.round_off(self.store[key].kind)
+        return None if whole else self.store[key].round_off
 
     def steps(self, module):
         """[out, in]: how far apart the numbers are that could be stored in the place of each.
@@ -130,10 +124,6 @@ class Base:
         """A bound on the Frobenius norm of what storing the weight of `module` may have changed."""
         return float(np.linalg.norm(self.steps(module)) / 2)
 
-    def stores_transposed(self, module):
-        """Whether this architecture keeps the weight of `module` as [in, out] (GPT-2's Conv1D)."""
-        return not self.store.fields and _ends(module, "transposed", self._kinds_of(module))
-
     def has_transposed(self):
         """Whether a config.json says of what architecture this is, and some of its weights are stored as [in, out]."""
         return any(architecture(kind).get("transposed") for kind in self._kinds_of(""))
@@ -153,16 +143,10 @@ class Base:
 
     def describe(self):
         """DataFrame, one row a module: how it is read, or why not; and what else the files hold."""
-        rows = []
-        for name in self.modules():
-            tensor = None if name in self._refused else self.store[self._keys[name]]
-            told = (tensor.file.name, tensor.key, self.shape(name), tensor.kind) if tensor else [""] * 4
-            rows.append([name, self._how(name) if tensor else self._refused[name], *told])
+        told = [(name, self.store[self._keys[name]]) for name in self.modules()]
+        rows = [[name, self._how(name), t.file.name, t.key, self.shape(name) or "", t.kind] for name, t in told]
         rows += [[name, f"left out: {why}", "", "", "", ""] for name, why in self.left_out.items()]
         return pd.DataFrame(rows, columns=["module", "how it is read", "file", "key", "[out, in]", "stored as"])
-
-    def _refuse_adapter(self):
-        raise WeightsError(f"{self.path} is an adapter, not a model: give it among the adapters, and its model as base")
 
     def _kind_by_shape(self):
         """Of an unknown architecture: GPT-2's, if its three projections stand side by side as they do there."""
@@ -175,10 +159,11 @@ class Base:
     def _sort(self, key):
         """Put one tensor among the modules, the refused ones, or what is left out."""
         stem, _, end = key.rpartition(".")
-        shape, plain = self.store[key].shape, not self.store.fields
-        name = modules.plain(stem) if plain else self._of_gguf(stem)
-        if plain and (found := quantised.packed(key, self.store, self._method)):
-            self._refused[modules.plain(found[0])] = found[1]
+        shape, name = self.store[key].shape, self._named(stem)
+        if found := quantised.refusal(key, self.store, self._settings):
+            packed = modules.plain(found[0])
+            self._keys.setdefault(packed, key)
+            self._refused.setdefault(packed, found[1])
         elif end != "weight" or not stem or ".lora_" in key or (len(shape) < 2 and 0 not in shape):
             return
         elif not name:
@@ -190,10 +175,9 @@ class Base:
             raise WeightsError(f"{self.path} holds {self._keys[name]} and {key}, which are one module: remove one")
         else:
             self._keys[name] = key
-            why = quantised.unreadable(key, self.store, self._method) if plain else ""
-            if not why and not self._kind and _ends(stem, "transposed", ["gpt2"]) and shape[0] == shape[1]:
+            if not self._kind and _ends(stem, "transposed", ["gpt2"]) and shape[0] == shape[1]:
                 why = "not read: it may be stored as [in, out], as GPT-2 has it, and no config.json beside it tells"
-            self._refused |= {name: why} if why else {}
+                self._refused[name] = why
 
     def _key(self, module):
         """Key of the weight of a module. Raises WeightsError for one that cannot be read."""
@@ -207,22 +191,26 @@ class Base:
         name = self.find(module)
         if heads := self._permuted_heads(name):
             stored = stored.reshape(heads, len(stored) // heads // 2, 2, -1).swapaxes(1, 2).reshape(stored.shape)
-        return stored.T if self.stores_transposed(name) else stored
+        return stored.T if self._transposed(name) else stored
+
+    def _transposed(self, name):
+        return not self.store.fields and _ends(name, "transposed", self._kinds_of(name))
 
     def _how(self, name):
+        if name in self._refused:
+            return self._refused[name]
         key = self._keys[name]
-        how = ["transposed, as [in, out] is stored"] if self.stores_transposed(name) else []
+        how = ["transposed, as [in, out] is stored"] if self._transposed(name) else []
         how += ["rows of each head put back in order"] if self._permuted_heads(name) else []
-        how += [f"tied to {key.removesuffix('.weight')}, whose weight it shares"] if name in self._tied else []
+        how += [f"tied to {key.removesuffix('.weight')}, whose weight it shares"] if name == self._tied else []
         how += [f"times {scale.rpartition('.')[2]}" for scale in quantised.scales(key, self.store)]
         return "; ".join(how) or "as stored"
 
     def _tie_head(self):
         """The output layer that has no tensor of its own is the embedding, unless the config says otherwise."""
-        inner, text = (self.config.get(key) for key in ("decoder", "text_config"))
-        settings = {**(text if isinstance(text, dict) else {}), **self.config}
+        inner, settings = self._parts.get("decoder", {}), {**self._parts.get("text_config", {}), **self.config}
         kind, prefix, named = self._kind, "", self.config.get("architectures")
-        if isinstance(inner, dict) and inner.get("model_type"):
+        if inner.get("model_type"):
             settings, kind, prefix, named = {**settings, **inner}, str(inner["model_type"]), "decoder.", None
         named = named if isinstance(named, list) else [named or "LMHead"]
         head = prefix + architecture(kind).get("head", "lm_head")
@@ -233,20 +221,22 @@ class Base:
         if not kind or part or head in self.modules() or len(found) != 1:
             return
         if self.store.fields or settings.get("tie_word_embeddings", architecture(kind).get("tied", True)):
-            self._keys[head], self._tied = self._keys[found[0]], {head}
+            self._keys[head], self._tied = self._keys[found[0]], head
             self._refused |= {head: self._refused[found[0]]} if found[0] in self._refused else {}
         else:
             self.left_out[head] = "its config says that it is not tied to the embedding, and the files do not hold it"
 
     def _kinds_of(self, module):
         """The model types that may own a module: of the part of a composite model whose name it bears, else all."""
-        parts = {key.removesuffix("_config"): value for key, value in self.config.items() if isinstance(value, dict)}
+        parts = {key.removesuffix("_config"): part for key, part in self._parts.items()}
         inner = {name: str(part["model_type"]) for name, part in parts.items() if part.get("model_type")}
         named = [inner[part] for part in module.split(".") if part in inner]
         return named[:1] or [self._kind or "unknown", *inner.values()]
 
-    def _of_gguf(self, stem):
-        """A module by its name in a GGUF; None for one that the table does not know."""
+    def _named(self, stem):
+        """A module by its name in the file, in a GGUF by the table; None for one that the table does not know."""
+        if not self.store.fields:
+            return modules.plain(stem)
         number = re.search(r"(?<=\.)\d+(?=\.)", stem)
         general = stem.replace(f".{number[0]}.", ".{n}.", 1) if number else stem
         name = architecture(self._kind).get("gguf", {}).get(general)

@@ -29,37 +29,37 @@ OF_ACTIVATIONS = re.compile(r"(input|output|act|[kqv])_.*|.*_(input|output)")
 BLOCK = 128  # rows and columns that share a scale, where neither config nor division says another number
 
 
-def packed(key, store, method):
-    """(module, why it is not read) where the tensor under `key` is of a packed weight; else None."""
-    tensor, stem = store[key], re.sub(r"\.weight$", "", key.rpartition(".")[0])
-    if tensor.kind not in PACKS or len(tensor.shape) < 2 or NO_WEIGHTS.search(key) or not stem:
-        return None
-    if key == f"{stem}.weight" and tensor.kind == "I8" and not unreadable(key, store, method):
-        return None
-    if (whole := store.get(f"{stem}.weight")) and whole.kind in PLAIN:
-        return None
-    by = method or next((by for mark, by in MARKS.items() if f"{stem}.{mark}" in store), "")
-    return (
-        stem,
-        f"not read: it is packed{by and ' by '}{by} (as {key.removeprefix(f'{stem}.')}, {tensor.kind}); {WAY_OUT}",
-    )
+def refusal(key, store, settings):
+    """(module, why its weight is not read) where the tensor under `key` is not its numbers as they are; else None.
 
-
-def unreadable(key, store, method):
-    """Why the matrix under `key` is no weight, or an empty string."""
-    kind, own, ends = store[key].kind, scales(key, store), store.ends.get(key.removesuffix(".weight"), ())
-    odd = [end for end in ends if end not in SCALES and CHANGES.fullmatch(end) and not OF_ACTIVATIONS.fullmatch(end)]
-    odd += own[1:] + [scale for scale in own if store[scale].kind not in PLAIN]
+    settings: the quantization_config.
+    """
+    tensor, (owner, _, end) = store[key], key.rpartition(".")
+    module, method = owner.removesuffix(".weight"), settings.get("quant_method")
+    if store.fields or not module or len(tensor.shape) < 2:  # a GGUF is read by its library, whatever the type
+        return None
+    weight = f"{module}.weight"
+    if key == weight:
+        plain = _understood(weight, store, method)
+    else:
+        plain = tensor.kind not in PACKS or NO_WEIGHTS.search(key) or (weight in store and store[weight].kind in PLAIN)
+    if plain:
+        return None
+    method = method or next((by for mark, by in MARKS.items() if f"{module}.{mark}" in store), "")
+    beside = listed(other for other in store.ends[owner] if other != end) if len(store.ends[owner]) > 1 else "no scale"
     by = f" by {method}" if method else ""
-    if odd:
-        return (
-            f"not read: it is quantised{by}, stored as {kind} beside {listed(odd)}, which is not understood; {WAY_OUT}"
-        )
-    if kind not in PLAIN and not (kind == "I8" and own):
-        return f"not read: it is quantised{by}, stored as {kind} and no scale is beside it; {WAY_OUT}"
-    if kind.startswith("F8") and not own and method:
-        return f"not read: it is stored as {kind} (float8){by} and no scale is beside it; {WAY_OUT}"
-    return ""
+    return module, f"not read: it is quantised or packed{by}, {end} is {tensor.kind}, beside {beside}; {WAY_OUT}"
+
+
+def _understood(weight, store, method):
+    """Whether a weight is the numbers under its key, times a scale if there is one."""
+    kind, own, beside = store[weight].kind, scales(weight, store), store.ends[weight.removesuffix(".weight")]
+    unknown = [end for end in beside if end not in SCALES and CHANGES.fullmatch(end)]
+    if not all(OF_ACTIVATIONS.fullmatch(end) for end in unknown) or not all(store[key].kind in PLAIN for key in own):
+        return False
+    if own:
+        return len(own) == 1 and kind in (*PLAIN, "I8")
+    return kind in PLAIN and not (kind.startswith("F8") and method)
 
 
 def scales(key, store):
@@ -77,16 +77,12 @@ def scale_of(key, store, settings):
     if not own:
         return 1.0
     shape, scale = store[key].shape, store[own[0]].read()
-    if scale.size == 1:
-        return scale.reshape(())
-    if scale.shape == shape[:1]:
-        return scale[:, None]
+    if scale.size == 1 or scale.shape == shape[:1]:
+        return scale.reshape(-1, 1)
     blocks = _blocks(settings.get("weight_block_size"), shape, scale.shape)
     if len(blocks) != 1:
-        raise WeightsError(
-            f"{own[0]} in {store[key].file} has shape {scale.shape}, and no weight_block_size in the config says how "
-            f"it divides a weight of {shape}: {WAY_OUT}"
-        )
+        unclear = f"has shape {scale.shape}, and no weight_block_size in the config says how it divides {shape}"
+        raise WeightsError(f"{own[0]} in {store[key].file} {unclear}: {WAY_OUT}")
     rows, columns = blocks.pop()
     return np.repeat(np.repeat(scale, rows, 0), columns, 1)[: shape[0], : shape[1]]
 

@@ -3,6 +3,7 @@
 Never unpickles anything, and opens nothing but the files that a directory, or an index in it, names.
 """
 
+import fnmatch
 import json
 import re
 import shlex
@@ -17,7 +18,12 @@ from safetensors import SafetensorError, safe_open
 BLOCK = 2**18  # numbers read at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = ".safetensors.index.json"
-DIFFUSERS = "diffusion_pytorch_model"
+# What of a directory is read: the first of these that it holds. transformers takes a single file before an index, which
+# is stale beside it; diffusers its index before a single file.
+TAKEN = (
+    *("model.safetensors", f"model{INDEX}", f"diffusion_pytorch_model{INDEX}", "diffusion_pytorch_model.safetensors"),
+    *(f"*{INDEX}", "*.safetensors", "*.gguf"),
+)
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 # Of numbers that are stored by themselves: unit round-off (half a unit in the last place), and the least positive one.
 PLAIN = {
@@ -50,12 +56,17 @@ class Tensor:
     file: Path
     shape: tuple
     kind: str
-    reader: Callable | None = None  # None: from safetensors
+    reader: Callable
+
+    @property
+    def round_off(self):
+        """Unit round-off of its numbers as stored; None for integers, and for those of blocks with a scale."""
+        return PLAIN[self.kind][0] if self.kind in PLAIN else None
 
     def read(self):
         """The numbers, float32, or float64 if stored so. Raises WeightsError for NaN, Inf, and damaged files."""
         with _readable(f"{self.key} cannot be read from {self.file}"):
-            found = self.reader() if self.reader else _read_safetensors(self)
+            found = self.reader(self)
         if not np.isfinite(found).all():
             raise WeightsError(f"{self.key} in {self.file} holds NaN or Inf: training diverged, or the file is damaged")
         return found
@@ -75,31 +86,27 @@ class Store(dict):
 
 
 def open_model(path):
-    """The Store of a model: a safetensors or GGUF file, or a directory that holds its weights as loaders expect them.
-
-    As transformers does, `model.safetensors` is taken before an index; where a model of diffusers has both, its index.
-    """
+    """The Store of a model: a safetensors or GGUF file, or a directory with one, as loaders expect it."""
     if not path.exists():
         raise WeightsError(
-            f"{path} does not exist: expected a file of weights or a directory with one (relative paths start at the "
+            f"{path} does not exist: expected weights, or a directory with them (relative paths start at the "
             "repository's root; nothing is downloaded, so download a model from a hub first)"
         )
     if path.is_file():
         return open_file(path)
-    usual = ["model.safetensors", f"model{INDEX}", f"{DIFFUSERS}{INDEX}", f"{DIFFUSERS}.safetensors"]
-    found = [path / name for name in usual if (path / name).is_file() or (path / name).is_symlink()][:1]
-    found = found or next(filter(None, (sorted(path.glob(f"*{end}")) for end in (INDEX, ".safetensors", ".gguf"))), [])
-    if len(found) == 1 and not SHARD.search(found[0].stem):
-        return open_file(found[0])
+    names = sorted(file.name for file in path.iterdir())
+    found = next(filter(None, (fnmatch.filter(names, form) for form in TAKEN)), [])
+    if len(found) == 1 and not SHARD.search(Path(found[0]).stem):
+        return open_file(path / found[0])
     if found:
         way_out = "name one, or of a split model download its index (of a GGUF: llama-gguf-split --merge)"
-        raise WeightsError(f"{path} holds {listed(file.name for file in found)}, and nothing says which: {way_out}")
-    if pickles := [file for file in sorted(path.iterdir()) if file.suffix in PICKLES]:
-        raise WeightsError(pickle_message(pickles[0]))
-    forms = [f"{depth}*.{end}" for depth in ("*/", "*/*/") for end in ("safetensors", "gguf")]
-    inside = sorted({str(file.parent.relative_to(path)) for form in forms for file in path.glob(form)})
-    hint = f"; directories in it do, {listed(inside)}: name one" if inside else ""
-    raise WeightsError(f"{path} holds no weights: expected model.safetensors, shards with their index, or a GGUF{hint}")
+        raise WeightsError(f"{path} holds {listed(found)}, and nothing says which: {way_out}")
+    forms = [depth + form for depth in ("*/", "*/*/") for form in ("*.safetensors", "*.gguf", "adapter_config.json")]
+    if inside := sorted({str(file.parent.relative_to(path)) for form in forms for file in path.glob(form)}):
+        raise WeightsError(f"{path} holds no weights that are read, but directories in it, {listed(inside)}: name one")
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
+        raise WeightsError(pickle_message(path / pickles[0]))
+    raise WeightsError(f"{path} holds no weights: expected model.safetensors, shards with their index, or a GGUF")
 
 
 def open_file(file):
@@ -127,17 +134,11 @@ def pickle_message(file):
         "state = torch.load(sys.argv[1], weights_only=True); "
         "save_file({k: v.clone().contiguous() for k, v in state.items()}, sys.argv[2])"
     )
-    if SHARD.search(file.stem):
-        return f"{file} is a pickle, which can run code, so it is never opened: have transformers save the model anew"
+    places = f"{shlex.quote(str(file))} {shlex.quote(str(file.with_suffix('.safetensors')))}"
     return (
-        f"{file} is a pickle, which can run code when loaded, so it is never opened here: convert it with "
-        f'python -c "{convert}" {shlex.quote(str(file))} {shlex.quote(str(file.with_suffix(".safetensors")))}'
+        f"{file} is a pickle, which can run code, so it is never opened: have its library save the model anew, or of a "
+        f'single file convert it with python -c "{convert}" {places}'
     )
-
-
-def round_off(kind):
-    """Unit round-off of numbers stored as `kind`; None for those of blocks with a scale (quantised) and integers."""
-    return PLAIN[kind][0] if kind in PLAIN else None
 
 
 def listed(names):
@@ -159,8 +160,8 @@ def _readable(what):
 def _open_safetensors(file):
     with _readable(f"{file} is not a readable safetensors file"), safe_open(file, framework="pt") as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118, no dict
-        tensors = {name: Tensor(name, file, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
-    return Store(tensors, [file])
+        told = {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
+    return Store({name: Tensor(name, file, *each, _read_safetensors) for name, each in told.items()}, [file])
 
 
 def _open_shards(index):
@@ -208,13 +209,9 @@ def _open_gguf(file):
                 raise ValueError("its header counts more items than it has bytes")
             return super()._get_field_parts(orig_offs, raw_type)
 
-    def tensor(found):
-        def read():
-            plain = found.data if found.data.dtype == np.float64 else dequantize(found.data, found.tensor_type)
-            return np.array(plain).reshape(shape)
-
-        shape = tuple(found.shape[::-1].tolist())
-        return Tensor(found.name, file, shape, found.tensor_type.name, read)
+    def read(tensor):
+        data, kind = held[tensor.key].data, held[tensor.key].tensor_type
+        return np.array(data if data.dtype == np.float64 else dequantize(data, kind)).reshape(tensor.shape)
 
     if SHARD.search(file.stem):
         raise WeightsError(f"{file} is a part of a split GGUF: merge it (llama-gguf-split --merge) and give the whole")
@@ -222,4 +219,6 @@ def _open_gguf(file):
         reader = Bounded(file)
         told = {name: field for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
         fields = {name: field.contents() for name, field in told.items() if field.types}
-    return Store({found.name: tensor(found) for found in reader.tensors}, [file], fields)
+    held = {tensor.name: tensor for tensor in reader.tensors}
+    told = {name: (tuple(each.shape[::-1].tolist()), each.tensor_type.name) for name, each in held.items()}
+    return Store({name: Tensor(name, file, *each, read) for name, each in told.items()}, [file], fields)

@@ -73,7 +73,7 @@ class Peft(Updates):
                 f"{self.label} says that {name} is stored as [in, out] (fan_in_fan_out), which the base does not "
                 "confirm: put the model's config.json beside its weights"
             )
-        precision = max(tensors.round_off(each.kind) for each in (a, b))
+        precision = max(a.round_off, b.round_off)
         found = LowRank(a.read(), b.read(), scale, precision)
         dora = "magnitude_vector" in self._keys[name] or self.config.get("use_dora")
         return self._rescaled(name, of_base, found) if dora else found
@@ -185,7 +185,7 @@ class Peft(Updates):
                 f"{self.label}: {len(length)} magnitudes of {name} do not fit {len(moved)} rows: save it again"
             )
         after = length[:, None] / norms * moved
-        precision = max(found.stored_precision, tensors.round_off(magnitude.kind) or 1.0)
+        precision = max(found.stored_precision, magnitude.round_off or 1.0)
         size = np.linalg.norm(after - before) or 1.0
         return Dense(after - before, float(precision * np.linalg.norm(after) / size))
 
