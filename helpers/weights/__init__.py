@@ -6,14 +6,4 @@ from helpers.weights.modules import match
 from helpers.weights.tensors import NoSuchModule, WeightsError
 from helpers.weights.updates import Dense, LowRank, Updates
 
-__all__ = [
-    "Base",
-    "Dense",
-    "LowRank",
-    "NoSuchModule",
-    "Updates",
-    "WeightsError",
-    "match",
-    "open_base",
-    "open_update",
-]
+__all__ = ["Base", "Dense", "LowRank", "NoSuchModule", "Updates", "WeightsError", "match", "open_base", "open_update"]

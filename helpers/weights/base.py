@@ -49,11 +49,10 @@ class Base:
         if adapted or (not self._keys and any("lora" in key for key in self.store)):
             raise WeightsError(f"{path} is an adapter, not a model: give it among the adapters, and its model as base")
         if self.store.fields and not architecture(self._kind).get("gguf"):
-            way_out = "give the model as safetensors, or add its row to helpers/weights/architectures.toml"
-            raise WeightsError(f"{path} is a GGUF of {self._kind!r}, whose names are not known here: {way_out}")
+            kind = f"{self._kind!r}, which has no row in architectures.toml"
+            raise WeightsError(f"{path} is a GGUF of {kind}: give the model as safetensors")
         if not self._keys:
-            held = listed(self.store)
-            raise WeightsError(f"{path} holds no weight matrices, but {held}: give a model with its weights")
+            raise WeightsError(f"{path} holds no weight matrices, but {listed(self.store)}: give a model with them")
         self._tie_head()
 
     def modules(self):
@@ -161,9 +160,8 @@ class Base:
         stem, _, end = key.rpartition(".")
         shape, name = self.store[key].shape, self._named(stem)
         if found := quantised.refusal(key, self.store, self._settings):
-            packed = modules.plain(found[0])
-            self._keys.setdefault(packed, key)
-            self._refused.setdefault(packed, found[1])
+            self._keys.setdefault(modules.plain(found[0]), key)
+            self._refused.setdefault(modules.plain(found[0]), found[1])
         elif end != "weight" or not stem or ".lora_" in key or (len(shape) < 2 and 0 not in shape):
             return
         elif not name:
@@ -176,8 +174,7 @@ class Base:
         else:
             self._keys[name] = key
             if not self._kind and _ends(stem, "transposed", ["gpt2"]) and shape[0] == shape[1]:
-                why = "not read: it may be stored as [in, out], as GPT-2 has it, and no config.json beside it tells"
-                self._refused[name] = why
+                self._refused[name] = "not read: it may be stored as [in, out], and no config.json beside it tells"
 
     def _key(self, module):
         """Key of the weight of a module. Raises WeightsError for one that cannot be read."""

@@ -58,9 +58,9 @@ def match(base, updates):
 
     def alike(tower, other):
         """The modules that two towers share, in the same shape as far as it is known."""
-        shared = sorted(theirs[tower].keys() & ours[other].keys())
-        shapes = {rest: (updates.shape(theirs[tower][rest]), base.shape(ours[other][rest])) for rest in shared}
-        return {rest for rest, (one, two) in shapes.items() if None in (one, two) or one == two}
+        shared = theirs[tower].keys() & ours[other].keys()
+        shapes = {rest: {updates.shape(theirs[tower][rest]), base.shape(ours[other][rest])} for rest in shared}
+        return {rest for rest, different in shapes.items() if len(different - {None}) < 2}
 
     chosen, ill_fitting = {}, {}
     for degree in (3, 2, 1):
@@ -104,12 +104,10 @@ def query_and_value(module, names):
 
 def every_layer(module, names):
     """{layer number: name} of those `names` that differ from `module` in its first number only; else {0: module}."""
-    parts = module.split(".")
-    place = next((n for n, part in enumerate(parts) if part.isdigit()), None)
-    if place is None:
-        return {0: module}
-    pattern = re.compile(r"\.".join(r"(\d+)" if n == place else re.escape(part) for n, part in enumerate(parts)))
-    return dict(sorted((int(match[1]), match[0]) for match in map(pattern.fullmatch, names) if match))
+    before, _, after = _split(module)
+    places = {name: _split(name) for name in names}
+    layers = {int(n): name for name, (start, n, end) in places.items() if n and (start, end) == (before, after)}
+    return dict(sorted(layers.items())) or {0: module}
 
 
 def by_layer(names):
@@ -119,22 +117,25 @@ def by_layer(names):
     """
     places = {}
     for name in names:
-        parts = name.split(".")
-        number = next((part for part in parts if part.isdigit()), None)
-        if number:
-            parts.remove(number)
-        places[name] = int(number or 0), ".".join(parts)
+        before, number, after = _split(name)
+        places[name] = int(number or 0), f"{before}.{after}".strip(".")
     alike = Counter(_last(stem) for stem in {stem for _, stem in places.values()})
     return {(layer, _last(stem) if alike[_last(stem)] == 1 else stem): name for name, (layer, stem) in places.items()}
+
+
+def _split(name):
+    """(what stands before the first number in a name, the number, what follows); without one (…, "", the last part)."""
+    numbered = re.fullmatch(r"(?:(.*?)\.)??(\d+)(?:\.(.*))?", name)
+    before, _, last = name.rpartition(".")
+    return numbered.groups("") if numbered else (before, "", last)
 
 
 def _towers(names, rename):
     """{what stands before the first number, or before the last part: {the rest: name}}."""
     towers = {}
     for name in names:
-        parts = rename(name).split(".")
-        cut = next((n for n, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-        towers.setdefault(".".join(parts[:cut]), {})[".".join(parts[cut:])] = name
+        tower, *rest = _split(rename(name))
+        towers.setdefault(tower, {})[tuple(rest)] = name
     return towers
 
 

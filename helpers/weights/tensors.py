@@ -168,15 +168,16 @@ def _open_shards(index):
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
         raise WeightsError(f"{index} has no weight_map from tensors to files: download it again")
-    for shard in set(places.values()):
+    shards = {}
+    for name, shard in places.items():
         if Path(shard).name != shard or not (index.parent / shard).is_file():
             raise WeightsError(f"{index} names the shard {shard!r}, which is not beside it: download the missing shard")
-    shards = {shard: _open_safetensors(index.parent / shard) for shard in sorted(set(places.values()))}
-    for name, shard in places.items():
+        if shard not in shards:
+            shards[shard] = _open_safetensors(index.parent / shard)
         if name not in shards[shard]:
             raise WeightsError(f"{index} says that {shard} holds {name}, which it does not: download both again")
     tensors = {name: shards[shard][name] for name, shard in places.items()}
-    return Store(tensors, [index, *(file for store in shards.values() for file in store.files)])
+    return Store(tensors, [index, *(index.parent / shard for shard in shards)])
 
 
 def _read_safetensors(tensor):

@@ -1,6 +1,7 @@
 """What fine-tuning added to a module: ΔW = scale · B A, or a whole difference; and all updates of one adapter."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ class Updates:
 
     def __init__(self, path, base=None):
         self.path, self.label, self.base = path, path.name, base
-        self.files, self.shapes, self.left_out, self.notes, self._matched = [], {}, {}, [], None
+        self.files, self.shapes, self.left_out, self.notes = [], {}, {}, []
 
     def modules(self):
         """Names of the modules that it changes, as in its file but for wrappers' parts, sorted."""
@@ -74,8 +75,8 @@ class Updates:
         """Full name of `module`, a full name or an unambiguous suffix, or the base's name of it: see `modules.find`."""
         if module in self.shapes:
             return module
-        if module in (pairs := self.pairs()):
-            return pairs[module]
+        if module in self.pairs:
+            return self.pairs[module]
         beside = ", ".join(f"{name!r} ({why})" for name, why in list(self.left_out.items())[:6])
         return modules.find(module, self.modules(), self.label, f"; not read in it: {beside}" if beside else "")
 
@@ -83,7 +84,7 @@ class Updates:
         """The LowRank or Dense of `module`. Raises NoSuchModule; WeightsError for what cannot be read right, and where
         the base's weight of that module has another shape."""
         name = self.find(module)
-        of_base = next((ours for ours, theirs in self.pairs().items() if theirs == name), None)
+        of_base = next((ours for ours, theirs in self.pairs.items() if theirs == name), None)
         own, expected = self.shapes[name], self.base.shape(of_base) if of_base else None
         if own and expected and own != expected:
             raise WeightsError(
@@ -102,18 +103,17 @@ class Updates:
 
     def describe(self):
         """DataFrame, one row a module: how it is read; then what is left out and why, and the notes."""
-        theirs = {name: ours for ours, name in self.pairs().items()}
+        theirs = {name: ours for ours, name in self.pairs.items()}
         rows = [[name, theirs.get(name, "–" if self.base else ""), *self.row(name)] for name in self.modules()]
         rows += [[name, "", f"left out: {why}", "", "", "", ""] for name, why in self.left_out.items()]
         rows += [["", "", f"note: {note}", "", "", "", ""] for note in self.notes]
         columns = ["module", "in the base", "how it is read", "file", "key", "[out, in]", "stored as"]
         return pd.DataFrame(rows, columns=columns)
 
+    @cached_property
     def pairs(self):
         """{module of the base: name here}; empty without a base, and where they do not match: see `modules.match`."""
-        if self._matched is None:
-            try:
-                self._matched = modules.match(self.base, self) if self.base else {}
-            except WeightsError:
-                self._matched = {}  # `match` will say it where both are asked
-        return self._matched
+        try:
+            return modules.match(self.base, self) if self.base else {}
+        except WeightsError:
+            return {}  # `match` will say it where both are asked

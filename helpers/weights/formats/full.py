@@ -19,8 +19,8 @@ class Full(Updates):
             raise WeightsError(f"{path} is the base itself: give the model that was fine-tuned from it")
         self.tuned = Base(path, base.config)
         self.files, self.left_out = self.tuned.files, dict(self.tuned.left_out)
-        self._matched, self._told = match(base, self.tuned), self.tuned.describe().set_index("module")
-        self.shapes = {name: self.tuned.shape(name) for name in self._matched.values()}
+        self.pairs, self._told = match(base, self.tuned), self.tuned.describe().set_index("module")
+        self.shapes = {name: self.tuned.shape(name) for name in self.pairs.values()}
         lone = sorted(set(self.tuned.modules()) - self.shapes.keys())
         self.left_out |= dict.fromkeys(lone, "the base has no such module")
 
@@ -29,9 +29,8 @@ class Full(Updates):
         difference = self.tuned.weight(name).astype(np.float64) - self.base.weight(of_base)
         size = np.linalg.norm(difference)
         if not size:
-            raise WeightsError(
-                f"{name} of {self.label} is the same as in {self.base.label}: choose one that was trained"
-            )
+            same = f"{name} of {self.label} is the same as in {self.base.label}"
+            raise WeightsError(f"{same}: choose one that was trained")
         return Dense(difference, float((self.base.rounding(of_base) + self.tuned.rounding(name)) / size))
 
     def row(self, name):

@@ -1,6 +1,7 @@
 """LoRA as PEFT saves it: adapter_config.json, and tensors ….lora_A.weight [r, in] and ….lora_B.weight [out, r]."""
 
 import re
+from functools import cached_property
 
 import numpy as np
 
@@ -40,18 +41,16 @@ class Peft(Updates):
         super().__init__(path, base)
         self.config = tensors.read_json(path / CONFIG)
         self._refuse_what_is_not_read_right()
-        if not (path / FILE).is_file() and (pickle := path / "adapter_model.bin").exists():
-            raise WeightsError(tensors.pickle_message(pickle))
-        if not (path / FILE).is_file():
+        file = next((path / name for name in (FILE, "adapter_model.bin") if (path / name).is_file()), None)
+        if not file:
             raise WeightsError(f"{path} holds {CONFIG} and no {FILE}: download or save the adapter again")
-        self.store, self.untrained_file, self._before = tensors.open_file(path / FILE), path / UNTRAINED, None
-        self.files = [path / FILE, path / CONFIG, *([self.untrained_file] if self.untrained_file.exists() else [])]
-        self._keys = self._sorted()
-        if not self._keys:
+        self.store = tensors.open_file(file)
+        self.files = [file, path / CONFIG, *([path / UNTRAINED] if (path / UNTRAINED).exists() else [])]
+        self._factors = self._sorted()
+        if not self._factors:
             why = "".join(f"; {name}: {why}" for name, why in list(self.left_out.items())[:3])
             raise WeightsError(f"{path} holds no LoRA factors (….lora_A.weight, ….lora_B.weight) of linear layers{why}")
-        of = {name: [self.store[keys[factor]].shape for factor in "BA"] for name, keys in self._keys.items()}
-        self.shapes = {name: (b[0], a[1]) for name, (b, a) in of.items()}
+        self.shapes = {name: (of["B"].shape[0], of["A"].shape[1]) for name, of in self._factors.items()}
         self._note_its_base()
         self._note_converted()
 
@@ -61,21 +60,17 @@ class Peft(Updates):
         scale = α/r, or α/√r with rsLoRA (Kalajdzievski 2023); the config's rank and alpha patterns apply, and PEFT's
         defaults where it has none. Raises WeightsError for factors that are not finite, or at odds with the config.
         """
-        (rank, scale, _), (a, b) = self._scale(name), (self.store[self._keys[name][factor]] for factor in "AB")
+        (rank, scale, _), a, b = self._scale(name), self._factors[name]["A"], self._factors[name]["B"]
         if not a.shape[0] == b.shape[1] == rank:
-            raise WeightsError(
-                f"{self.label}: {name} has A {a.shape} and B {b.shape}, and its config says r = {rank}: expected A "
-                "[r, in] and B [out, r]; the config belongs to another adapter, or the factors are stacked over experts"
+            raise self._wrong(
+                f"{name} has A {a.shape} and B {b.shape}, and its config says r = {rank}: expected A [r, in] and B "
+                "[out, r]; the config belongs to another adapter, or the factors are stacked over experts"
             )
-        square, turned = a.shape[1] == b.shape[0], self.config.get("fan_in_fan_out")
-        if of_base and turned and square and not self.base.has_transposed():
-            raise WeightsError(
-                f"{self.label} says that {name} is stored as [in, out] (fan_in_fan_out), which the base does not "
-                "confirm: put the model's config.json beside its weights"
-            )
-        precision = max(a.round_off, b.round_off)
-        found = LowRank(a.read(), b.read(), scale, precision)
-        dora = "magnitude_vector" in self._keys[name] or self.config.get("use_dora")
+        square = a.shape[1] == b.shape[0]
+        if of_base and self.config.get("fan_in_fan_out") and square and not self.base.has_transposed():
+            raise self._wrong(f"its base leaves fan_in_fan_out of {name} open: put the model's config.json beside it")
+        found = LowRank(a.read(), b.read(), scale, max(a.round_off, b.round_off))
+        dora = "magnitude_vector" in self._factors[name] or self.config.get("use_dora")
         return self._rescaled(name, of_base, found) if dora else found
 
     def untrained_a(self, module):
@@ -83,46 +78,48 @@ class Peft(Updates):
 
         Raises WeightsError when it has another shape than A.
         """
-        if self._before is None:
-            found = tensors.open_file(self.untrained_file) if self.untrained_file.exists() else {}
-            names = {key: match for key in found if (match := LORA.fullmatch(key)) and match["factor"] == "A"}
-            self._before = {modules.plain(match["module"]): found[key] for key, match in names.items()}
         name = self.find(module)
-        if name not in self._before:
-            return None
-        own, first = self.store[self._keys[name]["A"]], self._before[name]
-        if own.shape != first.shape:
-            raise WeightsError(
-                f"{self.untrained_file}: A of {name} is {first.shape}, but the trained one is {own.shape}: save it anew"
+        own, first = self._factors[name]["A"], self._untrained.get(name)
+        if first and own.shape != first.shape:
+            raise self._wrong(
+                f"untrained A of {name} is {first.shape}, but the trained one is {own.shape}: save it anew"
             )
-        return first.read()
+        return first and first.read()
+
+    @cached_property
+    def _untrained(self):
+        """{module: the tensor of its A before training}."""
+        store = tensors.open_file(self.path / UNTRAINED) if (self.path / UNTRAINED).exists() else {}
+        found = [(LORA.fullmatch(key), tensor) for key, tensor in store.items()]
+        return {modules.plain(match["module"]): tensor for match, tensor in found if match and match["factor"] == "A"}
 
     def row(self, name):
         """How a module is read, for `describe`."""
-        (rank, _, formula), shown = self._scale(name), [self.store[self._keys[name][factor]] for factor in "AB"]
+        (rank, _, formula), of = self._scale(name), self._factors[name]
         how = f"scale · B A, r = {rank}, scale = {formula}"
-        how = f"DoRA: m (W + {how}) / ‖ ‖ − W" if "magnitude_vector" in self._keys[name] else how
-        return [how, FILE, shown[0].key, self.shapes[name], ", ".join(dict.fromkeys(each.kind for each in shown))]
+        how = f"DoRA: m (W + {how}) / ‖ ‖ − W" if "magnitude_vector" in of else how
+        kinds = ", ".join(dict.fromkeys((of["A"].kind, of["B"].kind)))
+        return [how, FILE, of["A"].key, self.shapes[name], kinds]
 
     def _sorted(self):
-        """{module: {factor: key}} of linear layers; what else is in the file goes to `left_out`."""
+        """{module: {factor: Tensor}} of linear layers; what else is in the file goes to `left_out`."""
         found, adapters = {}, set()
         for key, tensor in self.store.items():
             match = LORA.fullmatch(key)
             name = modules.plain(match["module"] if match else key)
             if why := self._why_left_out(name, key, match, tensor):
                 self.left_out[name] = why
-            elif match["factor"] in (keys := found.setdefault(name, {})):
-                raise WeightsError(f"{self.label} holds {keys[match['factor']]} and {key}, one module: remove one")
+            elif twin := found.setdefault(name, {}).get(match["factor"]):
+                raise self._wrong(f"it holds {twin.key} and {key}, one module: remove one")
             else:
-                keys[match["factor"]] = key
+                found[name][match["factor"]] = tensor
                 adapters.add(match["adapter"])
-        for name, keys in found.items():
-            if missing := sorted({"A", "B"} - keys.keys()):
+        for name, factors in found.items():
+            if missing := sorted({"A", "B"} - factors.keys()):
                 self.left_out.setdefault(name, f"it has no lora_{missing[0]}; the adapter file is incomplete")
         if len(adapters - {None, "default"}) > 1:
-            raise WeightsError(f"{self.path / FILE} holds several adapters, {listed(adapters)}: save each by itself")
-        return {name: keys for name, keys in found.items() if name not in self.left_out}
+            raise self._wrong(f"{FILE} holds several adapters, {listed(adapters)}: save each by itself")
+        return {name: factors for name, factors in found.items() if name not in self.left_out}
 
     def _why_left_out(self, name, key, match, tensor):
         """Why a tensor is no factor of a linear layer, or an empty string."""
@@ -147,9 +144,7 @@ class Peft(Updates):
         """(r, scale, its formula) of a module."""
         rank, alpha = self._setting(name, "r", "rank_pattern"), self._setting(name, "lora_alpha", "alpha_pattern")
         if rank < 1 or alpha == 0:
-            raise WeightsError(
-                f"{self.label}: {name} has r = {rank} and lora_alpha = {alpha}, so ΔW is zero: train it anew"
-            )
+            raise self._wrong(f"{name} has r = {rank} and lora_alpha = {alpha}, so ΔW is zero: train it anew")
         root = self.config.get("use_rslora")
         return rank, alpha / (rank**0.5 if root else rank), f"{alpha:g}/{'√' if root else ''}{rank}"
 
@@ -160,9 +155,9 @@ class Peft(Updates):
             found = (value for key, value in overrides if re.match(rf"(.*\.)?({key})$", name))
             value = next(found, self.config.get(setting, 8))
         except (re.error, AttributeError) as error:
-            raise WeightsError(f"{self.label}: {pattern} in its config cannot be applied ({error})") from error
+            raise self._wrong(f"{pattern} in its config cannot be applied ({error}): save it again") from error
         if type(value) not in (int, float) or not abs(value) < 1e9:
-            raise WeightsError(f"{self.label}: {setting} of {name} is {value!r} in its config: expected a number")
+            raise self._wrong(f"{setting} of {name} is {value!r} in its config: expected a number")
         return value
 
     def _rescaled(self, name, of_base, found):
@@ -170,40 +165,29 @@ class Peft(Updates):
         if of_base is None:
             if self.base:
                 modules.match(self.base, self)  # may say why
-            raise WeightsError(
-                f"{self.label} is a DoRA adapter, which rescales the whole weight, so ΔW of {name} is not B A: give "
-                "its base, which has that module"
-            )
-        if "magnitude_vector" not in self._keys[name]:
-            raise WeightsError(f"{self.label}: {name} has no lora_magnitude_vector, which DoRA needs: save it again")
-        magnitude = self.store[self._keys[name]["magnitude_vector"]]
+            raise self._wrong(f"DoRA rescales the whole W, so ΔW of {name} is not B A: give its base, which has it")
+        magnitude = self._factors[name].get("magnitude_vector")
+        if magnitude is None:
+            raise self._wrong(f"{name} has no lora_magnitude_vector, which DoRA needs: save it again")
         before, length = self.base.weight(of_base).astype(np.float64), magnitude.read().astype(np.float64).reshape(-1)
         moved = before + found.delta()
         norms = np.linalg.norm(moved, axis=1, keepdims=True)
         if len(length) != len(moved) or not norms.all():
-            raise WeightsError(
-                f"{self.label}: {len(length)} magnitudes of {name} do not fit {len(moved)} rows: save it again"
-            )
+            raise self._wrong(f"{len(length)} magnitudes of {name} do not fit {len(moved)} rows: save it again")
         after = length[:, None] / norms * moved
         precision = max(found.stored_precision, magnitude.round_off or 1.0)
         size = np.linalg.norm(after - before) or 1.0
         return Dense(after - before, float(precision * np.linalg.norm(after) / size))
 
     def _note_its_base(self):
-        given, own = str(self.config.get("base_model_name_or_path") or ""), self.base and self.base.name()
-        last = re.split(r"[/\\]", given.rstrip("/\\"))[-1]
-        known = (
-            [re.sub(r"[\W_]", "", name.rpartition("/")[2]).lower() for name in (own, self.base.label)] if own else []
-        )
-        if last and known and re.sub(r"[\W_]", "", last).lower() not in known:
-            self.notes.append(
-                f"{self.label} says that it was trained on {given!r}; the base given calls itself {own!r}"
-            )
+        given, own = str(self.config.get("base_model_name_or_path") or ""), self.base.name() if self.base else ""
+        if own and _bare(given) not in ("", _bare(own), _bare(self.base.label)):
+            self.notes.append(f"{self.label} says that it was trained on {given!r}; the base given is {own!r}")
 
     def _note_converted(self):
         """PiSSA, OLoRA and their like, converted to plain LoRA, have [trained; initial] rows as A."""
         for name in self.modules()[:4]:
-            a = self.store[self._keys[name]["A"]]
+            a = self._factors[name]["A"]
             rank, width = a.shape
             if rank % 2 or rank >= width:
                 continue
@@ -212,32 +196,32 @@ class Peft(Updates):
             if shared - chance > HALVES * (1 - chance):
                 self.notes.append(
                     f"the two halves of A's rows of {name} span nearly the same (φ = {shared:.2f}), as after a "
-                    "conversion of PiSSA, OLoRA or the like: one half is then the initialisation, made from W itself, "
-                    "so that φ with A says little of training; use factor BA"
+                    "conversion of PiSSA, OLoRA or the like: one half is then made from W itself, so use factor BA"
                 )
                 return
 
     def _refuse_what_is_not_read_right(self):
         kind, init = self.config.get("peft_type", "LORA"), self.config.get("init_lora_weights", True)
         if kind != "LORA":
-            raise WeightsError(f"{self.label} is a {kind} adapter: only LORA adapters of PEFT are read")
+            raise self._wrong(f"it is a {kind} adapter: only LORA adapters of PEFT are read")
         if init not in PLAIN_INITS:
             way_out = "train without it to compare"
             if str(init).startswith(("pissa", "olora", "corda", "lora_ga")):
                 way_out = "save it with path_initial_model_for_weight_conversion, then compare factor BA"
-            raise WeightsError(
-                f"{self.label} was initialised with {init!r}, which changes the base, so ΔW is not B A: {way_out}"
-            )
+            raise self._wrong(f"its start, {init!r}, changes the base, so ΔW is not B A: {way_out}")
         if used := [name for name in NOT_BA if self.config.get(name)]:
-            raise WeightsError(f"{self.label} uses {used[0]}, with which ΔW of a module is not its B A: it is not read")
+            raise self._wrong(f"it uses {used[0]}, so ΔW of a module is not its B A: train without it to compare")
         odd = [name for name in FLAGS if self.config.get(name) not in (None, True, False)]
         targets = self.config.get("target_parameters") or []
-        odd += (
-            []
-            if isinstance(targets, list) and all(isinstance(each, str) for each in targets)
-            else ["target_parameters"]
-        )
+        if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
+            odd.append("target_parameters")
         if odd:
-            raise WeightsError(
-                f"{self.label}: {odd[0]} is {self.config[odd[0]]!r} in its config: save the adapter again"
-            )
+            raise self._wrong(f"{odd[0]} is {self.config[odd[0]]!r} in its config: save the adapter again")
+
+    def _wrong(self, said):
+        return WeightsError(f"{self.label}: {said}")
+
+
+def _bare(name):
+    """The last part of a path or of a name on a hub, as far as all spellings share it."""
+    return re.sub(r"[\W_]", "", re.split(r"[/\\]", name.rstrip("/\\"))[-1]).lower()
