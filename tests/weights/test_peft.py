@@ -1,12 +1,11 @@
 import copy
-import json
 import warnings
 
 import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from helpers import weights
 from helpers.weights import Dense, LowRank
@@ -32,14 +31,9 @@ def opened(place, *, of="base", given="adapter"):
     return base, weights.open_update(place / given, base)
 
 
-def edit(place, change, file=FILE):
-    """Rewrite the tensors of an adapter, or its config."""
-    if file == CONFIG:
-        content = json.loads((place / file).read_text())
-        (place / file).write_text(json.dumps({**content, **change}))
-    else:
-        save_file({name: t.clone().contiguous() for name, t in change(load_file(place / file)).items()}, place / file)
-    return place
+def edit(place, change):
+    """Rewrite the tensors of an adapter; its directory."""
+    return write(place, change(load_file(place / FILE)), file=FILE)
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -159,10 +153,8 @@ def test_dora_is_read_under_old_and_new_names(tmp_path, key):
     model = llama()
     model.save_pretrained(tmp_path / "base")
     truth = merged(model, adapt(model, tmp_path / "adapter", target_modules=["q_proj"], use_dora=True))[Q][1]
-    edit(
-        tmp_path / "adapter",
-        lambda held: {name.replace("lora_magnitude_vector.weight", key): tensor for name, tensor in held.items()},
-    )
+    renamed = lambda held: {name.replace("lora_magnitude_vector.weight", key): t for name, t in held.items()}  # noqa: E731
+    edit(tmp_path / "adapter", renamed)
     found = opened(tmp_path)[1].update(Q)
     np.testing.assert_allclose(found.delta(), truth, atol=1e-6)
     assert 0 < found.stored_precision < 1e-4
@@ -221,13 +213,11 @@ def test_what_stands_beside_the_factors_is_left_out_by_name_and_the_rest_read(tm
 )
 def test_experts_are_left_out_and_the_attention_beside_them_read(tmp_path, target):
     """PEFT nests the factors of several parameters of one module; it writes bare names when it finds them itself."""
-    names = [Q, "model.layers.0.mlp.experts"]
-    place = adapter(tmp_path, Q, config={"target_parameters": target})
-    stacked = {f"{names[1]}.lora_A.weight": torch.ones(8, 8), f"{names[1]}.lora_B.weight": torch.ones(16, 8)}
-    nested = (
-        {name.replace(".lora", ".base_layer.lora"): tensor for name, tensor in stacked.items()} if target[1:] else {}
-    )
-    edit(place, lambda held: {**held, **{f"base_model.model.{name}": t for name, t in {**stacked, **nested}.items()}})
+    experts = "base_model.model.model.layers.0.mlp.experts"
+    owners = [experts, f"{experts}.base_layer"] if target[1:] else [experts]
+    ones = {"A": torch.ones(8, 8), "B": torch.ones(16, 8)}
+    more = {f"{owner}.lora_{factor}.weight": tensor for owner in owners for factor, tensor in ones.items()}
+    place = adapter(tmp_path, Q, config={"target_parameters": target}, more=more)
     updates = weights.open_update(place)
     assert updates.modules() == [Q] and updates.delta(Q).shape == (8, 8)
     refused(lambda: updates.update("mlp.experts"), "target_parameters", "stacked")
@@ -293,9 +283,8 @@ def test_a_config_under_which_delta_is_not_known_is_refused(tmp_path, config, wo
     ],
 )
 def test_factors_that_cannot_be_right_are_refused(tmp_path, change, words):
-    place = adapter(tmp_path, Q)
-    edit(place, lambda held: held | {f"base_model.model.{Q}.lora_{factor}.weight": t for factor, t in change.items()})
-    refused(lambda: weights.open_update(place).update(Q), *words)
+    more = {f"base_model.model.{Q}.lora_{factor}.weight": tensor for factor, tensor in change.items()}
+    refused(lambda: weights.open_update(adapter(tmp_path, Q, more=more)).update(Q), *words)
 
 
 @pytest.mark.parametrize(

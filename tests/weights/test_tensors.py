@@ -159,25 +159,12 @@ def test_a_pickle_is_never_opened_and_the_command_in_the_message_converts_it(tmp
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_numbers_that_are_none_are_refused(tmp_path, bad):
-    base = weights.open_base(write(tmp_path, {"x.weight": torch.tensor([[1.0, bad]])}))
-    refused(lambda: base.weight("x"), "x.weight in", "NaN or Inf")
-
-
-def test_names_cannot_break_the_line_or_the_terminal(tmp_path):
+def test_numbers_that_are_none_are_refused_and_names_cannot_break_the_line(tmp_path, bad):
+    """Nor move the cursor of a terminal: `refused` asks for a printable line."""
     name = "a\n\x1b[31m\u202e<b>.q"
-    base = weights.open_base(write(tmp_path, {f"{name}.weight": torch.full((2, 2), torch.nan)}))
-    assert "\x1b" not in refused(lambda: base.weight(name), "<b>.q.weight", "NaN")
-    assert isinstance(WeightsError("a\nb"), ValueError)
-
-
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
-def test_gguf_reads_as_its_library_reads_it(tmp_path, rng, kind):
-    matrix = rng.standard_normal((6, 64)).astype(np.float32)
-    read = gguf_model(tmp_path / "m.gguf", {"blk.0.attn_v.weight": matrix}, kind)
-    tensor = tensors.open_file(tmp_path / "m.gguf")["blk.0.attn_v.weight"]
-    assert (tensor.shape, tensor.kind) == ((6, 64), kind)
-    np.testing.assert_array_equal(tensor.read(), read["blk.0.attn_v.weight"])
+    base = weights.open_base(write(tmp_path, {f"{name}.weight": torch.tensor([[1.0, bad]])}))
+    assert "\x1b" not in refused(lambda: base.weight(name), "<b>.q.weight in", "NaN or Inf")
+    assert issubclass(WeightsError, ValueError)
 
 
 def test_a_damaged_gguf_is_refused_at_once_wherever_it_is_damaged(tmp_path, rng):
