@@ -62,15 +62,18 @@ def match(base, updates):
         shapes = {rest: {updates.shape(theirs[tower][rest]), base.shape(ours[other][rest])} for rest in shared}
         return {rest for rest, different in shapes.items() if len(different - {None}) < 2}
 
-    chosen, ill_fitting = {}, {}
-    for degree in (3, 2, 1):
+    chosen, ill_fitting = (
+        {tower: tower for tower, held in theirs.items() if held.keys() & ours.get(tower, {}).keys()},
+        {},
+    )
+    for degree in (2, 1):
         found = {}
         for tower in sorted(theirs.keys() - chosen.keys()):
             free = [o for o in ours if o not in chosen.values() and _kinship(tower, o) == degree]
             fits = {other: alike(tower, other) for other in free if theirs[tower].keys() & ours[other].keys()}
             best = [other for other in fits if not any(fits[other] < rival for rival in fits.values())]
             if best:
-                (found if degree == 3 or fits[best[0]] else ill_fitting)[tower] = best
+                (found if fits[best[0]] else ill_fitting)[tower] = best
         _refuse_rivals(found, base, updates)
         chosen |= {tower: best[0] for tower, best in found.items()}
     if not chosen:
@@ -78,10 +81,8 @@ def match(base, updates):
         chosen = {tower: best[0] for tower, best in ill_fitting.items()}
     pairs = {ours[o][rest]: theirs[t][rest] for t, o in chosen.items() for rest in theirs[t].keys() & ours[o].keys()}
     if not pairs:
-        raise WeightsError(
-            f"no module of {updates.label} is one of {base.label}: the one has {listed(updates.modules())}, the "
-            f"other {listed(base.modules())}; they belong to different models, or parts of one: give its own base"
-        )
+        have = f"the one has {listed(updates.modules())}, the other {listed(base.modules())}"
+        raise WeightsError(f"no module of {updates.label} is one of {base.label}: {have}; give its own base")
     return dict(sorted(pairs.items()))
 
 
@@ -140,9 +141,7 @@ def _towers(names, rename):
 
 
 def _kinship(one, other):
-    """3: the same prefix; 2: the same parts; 1: the one has the other's parts and more; 0: each has its own."""
-    if one == other:
-        return 3
+    """2: the same parts; 1: the one has the other's parts and more; 0: each has its own."""
     one, other = (Counter(part for part in tower.split(".") if part not in ANY_MODEL) for tower in (one, other))
     return 2 if one == other else int(one <= other or one >= other)
 
@@ -152,10 +151,8 @@ def _refuse_rivals(found, base, updates):
     for tower, fitting in found.items():
         rivals = [other for other in found if other != tower and set(found[other]) & set(fitting)]
         if len(fitting) > 1 or rivals:
-            raise WeightsError(
-                f"the names of {updates.label} fit {base.label} in more than one way: {listed([tower, *rivals])} of "
-                f"the one could be {listed(fitting)} of the other; give files whose names agree, or that hold one"
-            )
+            could = f"{listed([tower, *rivals])} of {updates.label} could be {listed(fitting)} of {base.label}"
+            raise WeightsError(f"names fit in more than one way: {could}; give files whose names agree, or hold one")
 
 
 def _last(name):

@@ -79,7 +79,10 @@ def scale_of(key, store, settings):
     shape, scale = store[key].shape, store[own[0]].read()
     if scale.size == 1 or scale.shape == shape[:1]:
         return scale.reshape(-1, 1)
-    blocks = _blocks(settings.get("weight_block_size"), shape, scale.shape)
+    given = settings.get("weight_block_size")
+    usual = [[size // max(1, count) for size, count in zip(shape, scale.shape, strict=False)], [BLOCK, BLOCK]]
+    tried = usual if given is None else [given]
+    blocks = {tuple(map(min, sizes, shape)) for sizes in tried if _divide(sizes, shape, scale.shape)}
     if len(blocks) != 1:
         unclear = f"has shape {scale.shape}, and no weight_block_size in the config says how it divides {shape}"
         raise WeightsError(f"{own[0]} in {store[key].file} {unclear}: {WAY_OUT}")
@@ -87,13 +90,7 @@ def scale_of(key, store, settings):
     return np.repeat(np.repeat(scale, rows, 0), columns, 1)[: shape[0], : shape[1]]
 
 
-def _blocks(given, shape, counts):
-    """{(rows, columns)} that may share one of `counts` scales: as given, else by division, and as is usual."""
-    tried, found = [given], set()
-    if given is None and len(counts) == 2:
-        tried = [[size // max(1, n) for size, n in zip(shape, counts, strict=True)], [BLOCK, BLOCK]]
-    for sizes in tried:
-        known = isinstance(sizes, list) and len(sizes) == len(counts) == 2 and all(type(n) is int for n in sizes)
-        if known and min(sizes) > 0 and [-(-size // n) for size, n in zip(shape, sizes, strict=True)] == list(counts):
-            found.add(tuple(map(min, sizes, shape)))
-    return found
+def _divide(sizes, shape, counts):
+    """Whether blocks of these sizes, which may be anything, divide a matrix into so many."""
+    known = isinstance(sizes, list) and len(sizes) == len(counts) == 2 and all(type(n) is int and n > 0 for n in sizes)
+    return known and all(-(-size // n) == count for size, n, count in zip(shape, sizes, counts, strict=True))

@@ -87,10 +87,9 @@ class Updates:
         of_base = next((ours for ours, theirs in self.pairs.items() if theirs == name), None)
         own, expected = self.shapes[name], self.base.shape(of_base) if of_base else None
         if own and expected and own != expected:
-            raise WeightsError(
-                f"{self.label} adds a {own[0]} × {own[1]} matrix to {name}, but {of_base} of {self.base.label} has "
-                f"{expected[0]} × {expected[1]}: they belong to different models, or one was resized; give its own base"
-            )
+            ours, theirs = (f"{out} × {width}" for out, width in (expected, own))
+            at = f"{self.label} adds a {theirs} matrix to {name}, but {of_base} of {self.base.label} has {ours}"
+            raise WeightsError(f"{at}: they belong to different models, or one was resized; give its own base")
         return self.read(name, of_base)
 
     def delta(self, module):
