@@ -173,7 +173,7 @@ class Base:
             raise WeightsError(f"{self.path} holds {self._keys[name]} and {key}, which are one module: remove one")
         else:
             self._keys[name] = key
-            if not self._kind and _ends(stem, "transposed", ["gpt2"]) and shape[0] == shape[1]:
+            if not self._kind and _is_conv1d(stem, ["gpt2"]) and shape[0] == shape[1]:
                 self._refused[name] = "not read: it may be stored as [in, out], and no config.json beside it tells"
 
     def _key(self, module):
@@ -191,7 +191,7 @@ class Base:
         return stored.T if self._transposed(name) else stored
 
     def _transposed(self, name):
-        return not self.store.fields and _ends(name, "transposed", self._kinds_of(name))
+        return not self.store.fields and _is_conv1d(name, self._kinds_of(name))
 
     def _how(self, name):
         if name in self._refused:
@@ -209,12 +209,12 @@ class Base:
         kind, prefix, named = self._kind, "", self.config.get("architectures")
         if inner.get("model_type"):
             settings, kind, prefix, named = {**settings, **inner}, str(inner["model_type"]), "decoder.", None
-        named = named if isinstance(named, list) else [named or "LMHead"]
+        classes = " ".join(map(str, named)) if isinstance(named, list) else str(named or "LMHead")
         head = prefix + architecture(kind).get("head", "lm_head")
         found = [name for name in self._keys if name.startswith(prefix) and EMBEDDINGS.fullmatch(name)]
         for mark in ("shared", "decoder"):
             found = [name for name in found if mark in name.split(".")] or found
-        part = tensors.SHARD.search(self.store.files[0].stem) or not any(HAS_HEAD.search(str(each)) for each in named)
+        part = tensors.SHARD.search(self.store.files[0].stem) or not HAS_HEAD.search(classes)
         if not kind or part or head in self.modules() or len(found) != 1:
             return
         if self.store.fields or settings.get("tie_word_embeddings", architecture(kind).get("tied", True)):
@@ -264,5 +264,5 @@ def architecture(kind):
     return {**architecture(row["like"]), **row} if "like" in row else row
 
 
-def _ends(module, column, kinds):
-    return any(f".{module}".endswith(f".{end}") for kind in kinds for end in architecture(kind).get(column, ()))
+def _is_conv1d(module, kinds):
+    return any(f".{module}".endswith(f".{end}") for kind in kinds for end in architecture(kind).get("transposed", ()))

@@ -17,6 +17,12 @@ from safetensors import SafetensorError, safe_open
 
 BLOCK = 2**18  # numbers read at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Turns a state dict into safetensors; `weights_only` keeps it from running code.
+CONVERT = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "state = torch.load(sys.argv[1], weights_only=True); "
+    "save_file({k: v.clone().contiguous() for k, v in state.items()}, sys.argv[2])"
+)
 INDEX = ".safetensors.index.json"
 # What of a directory is read: the first of these that it holds. transformers takes a single file before an index, which
 # is stale beside it; diffusers its index before a single file.
@@ -105,14 +111,18 @@ def open_model(path):
     if inside := sorted({str(file.parent.relative_to(path)) for form in forms for file in path.glob(form)}):
         raise WeightsError(f"{path} holds no weights that are read, but directories in it, {listed(inside)}: name one")
     if pickles := [name for name in names if name.endswith(PICKLES)]:
-        raise WeightsError(pickle_message(path / pickles[0]))
+        return open_file(path / pickles[0])  # which says how to convert it
     raise WeightsError(f"{path} holds no weights: expected model.safetensors, shards with their index, or a GGUF")
 
 
 def open_file(file):
     """The Store of one safetensors or GGUF file, or of the shards of an index."""
     if file.suffix in PICKLES:
-        raise WeightsError(pickle_message(file))
+        places = shlex.join([str(file), str(file.with_suffix(".safetensors"))])
+        raise WeightsError(
+            f"{file} is a pickle, which can run code, so it is never opened: have its library save the model anew, or "
+            f'of a single file convert it with python -c "{CONVERT}" {places}'
+        )
     if file.name.endswith(INDEX):
         return _open_shards(file)
     return _open_gguf(file) if file.suffix == ".gguf" else _open_safetensors(file)
@@ -125,20 +135,6 @@ def read_json(file):
     if not isinstance(content, dict):
         raise WeightsError(f"{file} holds a JSON {type(content).__name__}: expected an object; save it again")
     return content
-
-
-def pickle_message(file):
-    """Refusal with the command that converts a state dict; `weights_only` keeps the conversion from running code."""
-    convert = (
-        "import sys, torch; from safetensors.torch import save_file; "
-        "state = torch.load(sys.argv[1], weights_only=True); "
-        "save_file({k: v.clone().contiguous() for k, v in state.items()}, sys.argv[2])"
-    )
-    places = f"{shlex.quote(str(file))} {shlex.quote(str(file.with_suffix('.safetensors')))}"
-    return (
-        f"{file} is a pickle, which can run code, so it is never opened: have its library save the model anew, or of a "
-        f'single file convert it with python -c "{convert}" {places}'
-    )
 
 
 def listed(names):

@@ -1,4 +1,5 @@
 import copy
+import math
 import warnings
 
 import numpy as np
@@ -235,36 +236,32 @@ def test_several_adapters_in_one_file_are_refused(tmp_path):
 
 
 # ------------------------------------------------------------------ what is refused, or said
+CONVERTED = "path_initial_model_for_weight_conversion"
+INITS = {"pissa_niter_4": CONVERTED, "olora": CONVERTED, "lora_ga": CONVERTED, "loftq": "train without it"}
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"init_lora_weights": "pissa_niter_4"}, ["'pissa_niter_4'", "path_initial_model_for_weight_conversion"]),
-        ({"init_lora_weights": "olora"}, ["'olora'"]),
-        ({"init_lora_weights": "lora_ga"}, ["'lora_ga'"]),
-        ({"init_lora_weights": "loftq"}, ["'loftq'", "train without it"]),
-        ({"init_lora_weights": ["x"]}, ["['x']"]),
+        *(({"init_lora_weights": init}, [repr(init), way_out]) for init, way_out in INITS.items()),
+        ({"init_lora_weights": ["x"]}, ["['x']", "train without it"]),
         ({"kasa_config": {"beta": 1}}, ["uses kasa_config"]),
         ({"layer_replication": [[0, 2], [1, 3]]}, ["uses layer_replication"]),
         ({"peft_type": "ADALORA"}, ["ADALORA adapter: only LORA"]),
         ({"peft_type": ["LORA"]}, ["only LORA"]),
         ({"r": 0}, ["r = 0"]),
-        ({"r": "2"}, ["r of", "'2'", "expected a number"]),
-        ({"r": None}, ["r of", "None"]),
-        ({"r": True}, ["r of", "True"]),
-        ({"r": [2]}, ["r of", "[2]"]),
+        *(({"r": bad}, ["r of", repr(bad), "expected a number"]) for bad in ("2", None, True, [2])),
         ({"r": 8}, ["A (2, 8) and B (8, 2)", "its config says r = 8"]),
-        ({"lora_alpha": "16"}, ["lora_alpha of", "'16'"]),
-        ({"lora_alpha": float("nan")}, ["lora_alpha of", "nan"]),
-        ({"lora_alpha": 10**400}, ["lora_alpha of", "expected a number"]),
+        *(
+            ({"lora_alpha": bad}, ["lora_alpha of", f"{bad!r}", "expected a number"])
+            for bad in ("16", math.nan, 10**400)
+        ),
         ({"lora_alpha": 0}, ["lora_alpha = 0"]),
-        ({"rank_pattern": {"(": 2}}, ["rank_pattern", "cannot be applied"]),
-        ({"rank_pattern": [["q_proj", 2]]}, ["rank_pattern", "cannot be applied"]),
+        *(({"rank_pattern": bad}, ["rank_pattern", "cannot be applied"]) for bad in ({"(": 2}, [["q_proj", 2]])),
         ({"alpha_pattern": "q_proj"}, ["alpha_pattern", "cannot be applied"]),
         ({"alpha_pattern": {"q_proj": "3"}}, ["lora_alpha of", "'3'"]),
-        ({"use_rslora": "false"}, ["use_rslora is 'false'"]),
-        ({"use_dora": {}}, ["use_dora is {}"]),
-        ({"target_parameters": "experts"}, ["target_parameters is 'experts'"]),
-        ({"target_parameters": [3]}, ["target_parameters is [3]"]),
+        *(({key: bad}, [f"{key} is {bad!r}"]) for key, bad in (("use_rslora", "false"), ("use_dora", {}))),
+        *(({"target_parameters": bad}, [f"target_parameters is {bad!r}"]) for bad in ("experts", [3])),
     ],
 )
 def test_a_config_under_which_delta_is_not_known_is_refused(tmp_path, config, words):
