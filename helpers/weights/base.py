@@ -14,7 +14,7 @@ from helpers.weights.tensors import WeightsError, listed
 
 EMBEDDINGS = re.compile(r"(.*\.)?(shared|embed_tokens|wte|word_embeddings?|tok_embeddings|tokens_embed|embed_in)")
 HAS_HEAD = re.compile(r"LMHead|CausalLM|MaskedLM|ForConditional|PreTraining|MTModel|DoubleHeads")
-IN_BLOCK = 32  # numbers of a row that share a scale, or their part of one, in every quantised type of GGUF
+IN_BLOCK = {"Q2_K": 16, "Q3_K": 16, "Q6_K": 16}  # numbers of a row that share a scale in a GGUF; of other types 32
 
 
 def open_base(path):
@@ -103,7 +103,7 @@ class Base:
         """[out, in]: how far apart the numbers are that could be stored in the place of each.
 
         Of a number with unit round-off u 2u|w|, the most that it may be; of whole numbers their scale; of blocks the
-        least difference of two within 32 of a row, which is an estimate.
+        least difference of two that share a scale, which is an estimate, and a poor one of types with a code book (IQ).
         """
         key = self._key(module)
         stored, scale = self.store[key].read(), quantised.scale_of(key, self.store, self._settings)
@@ -112,15 +112,16 @@ class Base:
         elif quantised.scales(key, self.store):
             steps = np.broadcast_to(np.abs(scale), stored.shape)
         else:
-            blocks = np.sort(stored.reshape(-1, IN_BLOCK), axis=1)
+            count = IN_BLOCK.get(self.kind(module), 32)
+            blocks = np.sort(stored.reshape(-1, count), axis=1)
             gaps = np.diff(blocks, axis=1)
             gaps[gaps <= 1e-6 * np.abs(blocks).max(1, keepdims=True)] = np.inf
             least = gaps.min(1, keepdims=True)
-            steps = np.repeat(np.where(np.isfinite(least), least, 0), IN_BLOCK, 1).reshape(stored.shape)
+            steps = np.repeat(np.where(np.isfinite(least), least, 0), count, 1).reshape(stored.shape)
         return self._turned(module, steps)
 
     def rounding(self, module):
-        """A bound on the Frobenius norm of what storing the weight of `module` may have changed."""
+        """The most, in the Frobenius norm, that storing the weight of `module` may have changed; as good as `steps`."""
         return float(np.linalg.norm(self.steps(module)) / 2)
 
     def has_transposed(self):

@@ -114,5 +114,6 @@ class Updates:
         """{module of the base: name here}; empty without a base, and where they do not match: see `modules.match`."""
         try:
             return modules.match(self.base, self) if self.base else {}
-        except WeightsError:
-            return {}  # `match` will say it where both are asked
+        except WeightsError as error:
+            self.notes.append(str(error))
+            return {}

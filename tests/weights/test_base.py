@@ -282,6 +282,36 @@ def test_steps_and_rounding_of_gguf(tmp_path, rng, kind, size):
         assert base.round_off("v_proj") is None
 
 
+# Where a block of 256 numbers keeps its scales of half precision, and how many numbers have one of their own.
+K_QUANTS = {
+    "Q2_K": ([80, 82], 16),
+    "Q3_K": ([108], 16),
+    "Q4_K": ([0, 2], 32),
+    "Q5_K": ([0, 2], 32),
+    "Q6_K": ([208], 16),
+}
+
+
+@pytest.mark.parametrize("kind", K_QUANTS)
+def test_numbers_that_share_a_scale_lie_whole_steps_apart(tmp_path, rng, kind):
+    """The library writes no such blocks: any bytes are one, with scales that are numbers."""
+    (places, count), of = K_QUANTS[kind], gguf.GGMLQuantizationType[kind]
+    blocks = rng.integers(0, 256, (64, 1, gguf.GGML_QUANT_SIZES[of][1]), dtype=np.uint8)
+    for place in places:
+        blocks[..., place : place + 2] = np.array([0.01], np.float16).view(np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_head_count(4)
+    writer.add_tensor("blk.0.attn_v.weight", blocks.reshape(64, -1), raw_dtype=of)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    base = weights.open_base(tmp_path / "m.gguf")
+    together, steps = (each("v_proj").reshape(-1, count) for each in (base.weight, base.steps))
+    apart = (together - together.min(1, keepdims=True))[steps[:, 0] > 0] / steps[steps[:, 0] > 0]
+    assert len(apart) > 0.9 * len(together)
+    assert np.median(np.abs(apart - np.round(apart)).max(1)) < 1e-3
+    assert np.median(apart.max(1)) < 64  # steps are not far too small
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, F8, torch.float8_e5m2])
 @pytest.mark.parametrize("size", [1.0, 0.004])
 def test_rounding_of_plain_numbers(tmp_path, rng, kind, size):
