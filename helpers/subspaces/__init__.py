@@ -1,8 +1,9 @@
 """The arithmetic of directions: how much subspaces share, and what chance would have given. Knows arrays.
 
-`study` alone asks `weights` for matrices.
+`study` and `atlas` alone ask `weights` for matrices.
 """
 
+from helpers.subspaces.atlas import collect, own_layers, pairings
 from helpers.subspaces.directions import (
     FULL_SVD_SIZE,
     Directions,
@@ -20,7 +21,7 @@ from helpers.subspaces.similarity import (
     phi,
     similarity_grid,
 )
-from helpers.subspaces.study import Similarity, collect, own_layers, pairings, random_adapter
+from helpers.subspaces.study import Similarity, random_adapter
 
 __all__ = [
     "FULL_SVD_SIZE",

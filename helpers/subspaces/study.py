@@ -1,38 +1,22 @@
-"""One module and its adapters, opened, checked and named; and φ over the layers of a model, with tests over them.
+"""One module and its adapters, opened, checked and named; their directions, decomposed once.
 
 Matrices come from `weights`; each is decomposed once and remembered while its holder lives.
 """
 
-import sys
 from functools import lru_cache
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from helpers import weights
-from helpers.subspaces import chance, directions, nulls, similarity
-from helpers.weights import WeightsError, modules
+from helpers.subspaces import chance, directions, similarity
+from helpers.weights import WeightsError
 
-COLUMNS = ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
 FACTORED = 3  # z of φ of A less that of B A from which on A is said to depend on the factoring
 COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
 KEPT = 256  # directions of a matrix that are remembered on either side; where more are asked for, a power of two
 _memory = WeakKeyDictionary()
-
-
-class Place(NamedTuple):
-    """One projection in one layer: its module's full name, W's leading directions [d, i], and the adapters' there.
-
-    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}. ranks: {adapter: r there}.
-    """
-
-    module: str
-    top: np.ndarray
-    found: dict
-    ranks: dict
 
 
 class Similarity:
@@ -292,71 +276,6 @@ def _of_update(updates, name, factor):
             found = directions.decompose_product(update.b, update.a)
             seen[name, factor] = found, stored, abs(update.scale), len(update.a)
     return seen[name, factor]
-
-
-def collect(study, projections, i, j, d, factor="A", side="right", names=None):
-    """The directions of W and of the adapters in every layer that has one of the projections.
-
-    study: a `Similarity` with a base. projections: module names; each stands for its counterparts in all layers. d:
-    dimension that the directions must have. factor, side: as in `directions.factor_directions`; the untrained A is
-    known for factor "A", where the adapter has its file. names: of the adapters, in the result (None: their labels).
-
-    Returns ({(projection, layer): Place}, left_out): projections by their short names, and the modules left out because
-    they have another dimension, fewer than i directions, or an adapter with fewer than j there.
-    """
-    names = names or [updates.label for updates in study.updates]
-    places, left_out = {}, []
-    every = [(kind, *place) for kind in projections for place in modules.every_layer(kind, study.common).items()]
-    for projection, layer, module in tqdm(every, desc="layers", delay=10, file=sys.stdout):
-        trained = [study.directions(module, n, factor, side).vectors for n in range(len(names))]
-        before = [study.untrained(module, n) if factor == "A" else None for n in range(len(names))]
-        out, inputs = study.base.shape(module)
-        enough = all(found.shape[1] >= j for found in trained)
-        if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough:
-            left_out.append(module)
-            continue
-        pairs = [(v, None if start is None else start.vectors) for v, start in zip(trained, before, strict=True)]
-        leading = {
-            name: [None if v is None else v[:, :j].copy() for v in pair]
-            for name, pair in zip(names, pairs, strict=True)
-        }
-        ranks = {name: study.rank(module, n) for n, name in enumerate(names)}
-        places[modules.short_name(projection), layer] = Place(
-            module, study.top(module, i, side).vectors, leading, ranks
-        )
-    return places, left_out
-
-
-def pairings(places, i, j):
-    """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
-
-    places: as from `collect`. Returns a DataFrame of COLUMNS, in which `layer` is the adapter's and `weight_layer`
-    that of W; untrained is NaN where unknown.
-    """
-    rows = [
-        [kind, layer, other, name, *(np.nan if v is None else similarity.phi(weight.top, v, i, j) for v in pair)]
-        for (kind, layer), place in places.items()
-        for (weight_kind, other), weight in places.items()
-        if weight_kind == kind
-        for name, pair in place.found.items()
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def own_layers(table, i, j, d):
-    """The rows of a table from `pairings` in which an adapter meets its own W, against chance and the other layers' W.
-
-    Returns a DataFrame: projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of
-    the other layers, NaN if there is none), z of phi and of untrained, p of phi; p_holm: p corrected over all rows.
-    """
-    own = table["layer"] == table["weight_layer"]
-    place = ["projection", "layer", "adapter"]
-    elsewhere = table[~own].groupby(place)["phi"].mean().rename("elsewhere")
-    table = table[own].drop(columns="weight_layer").join(elsewhere, on=place).reset_index(drop=True)
-    table["z"], table["untrained_z"] = (chance.z_score(table[name], i, j, d) for name in ("phi", "untrained"))
-    table["p"] = chance.tail_probability(table["phi"], i, j, d)
-    table["p_holm"] = nulls.holm(table["p"])
-    return table
 
 
 def _kept(matrix, k, needed, stored):

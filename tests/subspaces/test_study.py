@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import linalg
 
-from helpers.subspaces import chance, directions, nulls, study
+from helpers.subspaces import atlas, chance, directions, nulls, study
 from helpers.weights import WeightsError
 from tests.conftest import MODULE
 
@@ -47,7 +47,7 @@ def places(make_base, make_adapter, rng):
     save_file(tensors, place / "adapter_model.safetensors")
     untrained = {key: value.flip(1).contiguous() for key, value in tensors.items() if "lora_A" in key}
     save_file(untrained, place / "untrained_A.safetensors")
-    found, left_out = study.collect(opened(base, place), [name(0, "q"), name(0, "v")], TOP, J, D, names=["one"])
+    found, left_out = atlas.collect(opened(base, place), [name(0, "q"), name(0, "v")], TOP, J, D, names=["one"])
     assert left_out == []
     return found, weights, place
 
@@ -59,8 +59,8 @@ def phi(weight, a):
 
 def test_every_adapter_meets_the_weight_of_every_layer(places):
     found, weights, place = places
-    table = study.pairings(found, TOP, J)
-    assert list(table.columns) == study.COLUMNS
+    table = atlas.pairings(found, TOP, J)
+    assert list(table.columns) == atlas.COLUMNS
     assert len(table) == 2 * 3 * 3
     trained, untrained = (load_file(place / f"{file}.safetensors") for file in ("adapter_model", "untrained_A"))
     for row in table.itertuples():
@@ -72,8 +72,8 @@ def test_every_adapter_meets_the_weight_of_every_layer(places):
 
 
 def test_own_layers_beside_the_others(places):
-    table = study.pairings(places[0], TOP, J)
-    own = study.own_layers(table, TOP, J, D)
+    table = atlas.pairings(places[0], TOP, J)
+    own = atlas.own_layers(table, TOP, J, D)
     assert len(own) == 6
     for row in own.itertuples():
         here = table[(table["projection"] == row.projection) & (table["layer"] == row.layer)]
@@ -88,7 +88,7 @@ def test_own_layers_beside_the_others(places):
 
 
 def test_permuting_layers_against_brute_force(places):
-    table = study.pairings(places[0], TOP, J)
+    table = atlas.pairings(places[0], TOP, J)
     found = nulls.pairing_test(table, np.random.default_rng(0))
     assert found.keys() == {"q_proj", "v_proj"}
     for kind, p in found.items():
@@ -108,13 +108,13 @@ def test_permuting_layers_of_an_unrelated_adapter_gives_uniform_p_values(rng):
 
 
 def test_a_single_layer_cannot_be_permuted(places):
-    table = study.pairings(places[0], TOP, J)
+    table = atlas.pairings(places[0], TOP, J)
     assert nulls.pairing_test(table[(table["layer"] == 0) & (table["weight_layer"] == 0)], None) == {}
 
 
 def test_directions_may_be_put_in_the_place_of_a_weights(places):
     found, _, _ = places
-    table = study.pairings({key: place._replace(top=place.found["one"][0]) for key, place in found.items()}, J, J)
+    table = atlas.pairings({key: place._replace(top=place.found["one"][0]) for key, place in found.items()}, J, J)
     assert table.loc[table["layer"] == table["weight_layer"], "phi"].to_numpy() == pytest.approx(1)
 
 
@@ -138,7 +138,7 @@ def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(pla
             assert draws.mean() == pytest.approx(TOP / D, abs=4 * draws.std() / np.sqrt(600))
     # one draw by hand: rotate every W, take the means of the table
     turn = chance.random_directions(D, D, rng)
-    table = study.pairings({key: place._replace(top=turn @ place.top) for key, place in same.items()}, TOP, J)
+    table = atlas.pairings({key: place._replace(top=turn @ place.top) for key, place in same.items()}, TOP, J)
     own = table["layer"] == table["weight_layer"]
     by_hand = [table.loc[own, "phi"].mean(), table.loc[own, "untrained"].mean(), table.loc[~own, "phi"].mean()]
     z = (np.array(by_hand) - means.mean(1)) / means.std(1)
@@ -155,8 +155,8 @@ def test_holms_correction():
 
 
 def test_no_model_no_rows():
-    table = study.pairings({}, TOP, J)
-    assert study.own_layers(table, TOP, J, D).empty
+    table = atlas.pairings({}, TOP, J)
+    assert atlas.own_layers(table, TOP, J, D).empty
     assert nulls.pairing_test(table, None) == {}
 
 
@@ -251,7 +251,7 @@ def test_every_matrix_is_decomposed_once(make_base, make_adapter, rng, monkeypat
         )
     found = opened(base, place)
     for factor, side in (("A", "right"), ("BA", "right"), ("BA", "left")):
-        study.collect(found, [names[0], names[1]], TOP, J, D, factor, side)
+        atlas.collect(found, [names[0], names[1]], TOP, J, D, factor, side)
         for k in (1, TOP, D):
             found.top(names[0], k, side)
     assert len(seen) == 3 * len(names)  # W, A and BA of each
@@ -333,7 +333,7 @@ def test_layers_that_were_frozen_and_packed_ones_are_left_out_of_the_table(make_
     )
     found = opened(base, tuned, module=names[0], factor="BA")
     assert found.directions(names[1], 0, "BA").vectors.shape[1] == 0
-    places, left_out = study.collect(found, [names[0]], TOP, J, D, "BA")
+    places, left_out = atlas.collect(found, [names[0]], TOP, J, D, "BA")
     assert left_out == [names[1]]
     assert len(places) == 2
     refuses("does not rise above the rounding", tuned, base=base, module=names[1], factor="BA")
