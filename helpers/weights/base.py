@@ -41,27 +41,27 @@ class Base:
         self._kind = str(self.store.fields.get("general.architecture", self.config.get("model_type") or ""))
         if self._kind not in _table():
             self._kind = self._kind_by_shape() or self._kind
-        self._keys, self._refused, self._tied, self.left_out = {}, {}, None, {}
+        self._tensors, self._refused, self._tied, self.left_out = {}, {}, None, {}
         for key in self.store:
             self._sort(key)
         adapted = (path / "adapter_config.json").exists() and not list(path.glob("model*.safetensors*"))
         adapted = adapted or self.store.fields.get("general.type") == "adapter"
-        if adapted or (not self._keys and any("lora" in key for key in self.store)):
+        if adapted or (not self._tensors and any("lora" in key for key in self.store)):
             raise WeightsError(f"{path} is an adapter, not a model: give it among the adapters, and its model as base")
         if self.store.fields and not architecture(self._kind).get("gguf"):
             kind = f"{self._kind!r}, which has no row in architectures.toml"
             raise WeightsError(f"{path} is a GGUF of {kind}: give the model as safetensors")
-        if not self._keys:
+        if not self._tensors:
             raise WeightsError(f"{path} holds no weight matrices, but {listed(self.store)}: give a model with them")
         self._tie_head()
 
     def modules(self):
         """Names of the modules that own a weight matrix, sorted; wrappers' parts are dropped from them."""
-        return sorted(self._keys)
+        return sorted(self._tensors)
 
     def find(self, module):
         """Full name of `module`: a full name, an unambiguous suffix, or a GGUF's own name. See `modules.find`."""
-        if module in self._keys:
+        if module in self._tensors:
             return module
         held = [f"{module}.{end} {self.store[f'{module}.{end}'].shape}" for end in self.store.ends.get(module, ())]
         more = [f"; {module} holds {listed(held)}, which is no weight matrix"] if held else []
@@ -75,12 +75,12 @@ class Base:
         name = self.find(module)
         if name in self._refused:
             return None
-        shape = self.store[self._keys[name]].shape
+        shape = self._tensors[name].shape
         return shape[::-1] if self._transposed(name) else shape
 
     def kind(self, module):
         """The type that the weight of `module` is stored as, such as "BF16" or "Q4_1"."""
-        return self.store[self._key(module)].kind
+        return self._tensor(module).kind
 
     def weight(self, module):
         """Weight of `module` (a full name or an unambiguous suffix), [out, in], float32, or float64 if stored so.
@@ -88,16 +88,16 @@ class Base:
         Takes little more memory than the result, however large the file. Raises NoSuchModule; WeightsError for a
         weight that is packed, not a matrix, or not finite.
         """
-        key = self._key(module)
-        weight = self.store[key].read()
-        weight *= quantised.scale_of(key, self.store, self._settings)
+        tensor = self._tensor(module)
+        weight = tensor.read()
+        weight *= quantised.scale_of(tensor, self.store, self._settings)
         return self._turned(module, weight)
 
     def round_off(self, module):
         """Unit round-off of the weight of `module` as stored; None where it is quantised in steps: see `steps`."""
-        key = self._key(module)
-        whole = quantised.scales(key, self.store) and not self.store[key].kind.startswith("F8")
-        return None if whole else self.store[key].round_off
+        tensor = self._tensor(module)
+        whole = quantised.scales(tensor.key, self.store) and not tensor.kind.startswith("F8")
+        return None if whole else tensor.round_off
 
     def steps(self, module):
         """[out, in]: how far apart the numbers are that could be stored in the place of each.
@@ -105,11 +105,11 @@ class Base:
         Of a number with unit round-off u 2u|w|, the most that it may be; of whole numbers their scale; of blocks the
         least difference of two that share a scale, which is an estimate, and a poor one of types with a code book (IQ).
         """
-        key = self._key(module)
-        stored, scale = self.store[key].read(), quantised.scale_of(key, self.store, self._settings)
-        if (unit := self.round_off(module)) is not None:
-            steps = np.maximum(2 * unit * np.abs(stored), tensors.PLAIN[self.kind(module)][1]) * np.abs(scale)
-        elif quantised.scales(key, self.store):
+        tensor, unit = self._tensor(module), self.round_off(module)
+        stored, scale = tensor.read(), quantised.scale_of(tensor, self.store, self._settings)
+        if unit is not None:
+            steps = np.maximum(2 * unit * np.abs(stored), tensors.PLAIN[tensor.kind][1]) * np.abs(scale)
+        elif quantised.scales(tensor.key, self.store):
             steps = np.broadcast_to(np.abs(scale), stored.shape)
         else:
             count = IN_BLOCK.get(self.kind(module), 32)
@@ -143,7 +143,7 @@ class Base:
 
     def describe(self):
         """DataFrame, one row a module: how it is read, or why not; and what else the files hold."""
-        told = [(name, self.store[self._keys[name]]) for name in self.modules()]
+        told = sorted(self._tensors.items())
         rows = [[name, self._how(name), t.file.name, t.key, self.shape(name) or "", t.kind] for name, t in told]
         rows += [[name, f"left out: {why}", "", "", "", ""] for name, why in self.left_out.items()]
         return pd.DataFrame(rows, columns=["module", "how it is read", "file", "key", "[out, in]", "stored as"])
@@ -159,9 +159,9 @@ class Base:
     def _sort(self, key):
         """Put one tensor among the modules, the refused ones, or what is left out."""
         stem, _, end = key.rpartition(".")
-        shape, name = self.store[key].shape, self._named(stem)
+        tensor, shape, name = self.store[key], self.store[key].shape, self._named(stem)
         if found := quantised.refusal(key, self.store, self._settings):
-            self._keys.setdefault(modules.plain(found[0]), key)
+            self._tensors.setdefault(modules.plain(found[0]), tensor)
             self._refused.setdefault(modules.plain(found[0]), found[1])
         elif end != "weight" or not stem or ".lora_" in key or (len(shape) < 2 and 0 not in shape):
             return
@@ -170,19 +170,19 @@ class Base:
         elif len(shape) != 2 or 0 in shape:
             empty = "; parts of a distributed run were saved before they were gathered" if 0 in shape else ""
             self.left_out[name] = f"its shape is {shape}, and only matrices are read{empty}"
-        elif name in self._keys:
-            raise WeightsError(f"{self.path} holds {self._keys[name]} and {key}, which are one module: remove one")
+        elif name in self._tensors:
+            raise WeightsError(f"{self.path} holds {self._tensors[name].key} and {key}, one module: remove one")
         else:
-            self._keys[name] = key
+            self._tensors[name] = tensor
             if not self._kind and _is_conv1d(stem, ["gpt2"]) and shape[0] == shape[1]:
                 self._refused[name] = "not read: it may be stored as [in, out], and no config.json beside it tells"
 
-    def _key(self, module):
-        """Key of the weight of a module. Raises WeightsError for one that cannot be read."""
+    def _tensor(self, module):
+        """The tensor of a module's weight. Raises WeightsError for one that cannot be read."""
         name = self.find(module)
         if name in self._refused:
             raise WeightsError(f"{name} of {self.path} is {self._refused[name]}")
-        return self._keys[name]
+        return self._tensors[name]
 
     def _turned(self, module, stored):
         """A stored matrix as [out, in], with the rows of GGUF's heads in Hugging Face's order."""
@@ -197,7 +197,7 @@ class Base:
     def _how(self, name):
         if name in self._refused:
             return self._refused[name]
-        key = self._keys[name]
+        key = self._tensors[name].key
         how = ["transposed, as [in, out] is stored"] if self._transposed(name) else []
         how += ["rows of each head put back in order"] if self._permuted_heads(name) else []
         how += [f"tied to {key.removesuffix('.weight')}, whose weight it shares"] if name == self._tied else []
@@ -212,14 +212,14 @@ class Base:
             settings, kind, prefix, named = {**settings, **inner}, str(inner["model_type"]), "decoder.", None
         classes = " ".join(map(str, named)) if isinstance(named, list) else str(named or "LMHead")
         head = prefix + architecture(kind).get("head", "lm_head")
-        found = [name for name in self._keys if name.startswith(prefix) and EMBEDDINGS.fullmatch(name)]
+        found = [name for name in self._tensors if name.startswith(prefix) and EMBEDDINGS.fullmatch(name)]
         for mark in ("shared", "decoder"):
             found = [name for name in found if mark in name.split(".")] or found
         part = tensors.SHARD.search(self.store.files[0].stem) or not HAS_HEAD.search(classes)
         if not kind or part or head in self.modules() or len(found) != 1:
             return
         if self.store.fields or settings.get("tie_word_embeddings", architecture(kind).get("tied", True)):
-            self._keys[head], self._tied = self._keys[found[0]], head
+            self._tensors[head], self._tied = self._tensors[found[0]], head
             self._refused |= {head: self._refused[found[0]]} if found[0] in self._refused else {}
         else:
             self.left_out[head] = "its config says that it is not tied to the embedding, and the files do not hold it"
@@ -249,7 +249,7 @@ class Base:
         heads = fields.get(f"{self._kind}.{key}", fields.get(f"{self._kind}.attention.head_count"))
         if isinstance(heads, list):
             heads = dict(enumerate(heads)).get(int(name.split(".")[2]))
-        if not isinstance(heads, int) or heads < 1 or self.store[self._keys[name]].shape[0] % (2 * heads):
+        if not isinstance(heads, int) or heads < 1 or self._tensors[name].shape[0] % (2 * heads):
             raise WeightsError(f"{self.path} does not say how many heads {name} has ({key}): convert it again")
         return heads
 

@@ -62,10 +62,8 @@ def match(base, updates):
         shapes = {rest: {updates.shape(theirs[tower][rest]), base.shape(ours[other][rest])} for rest in shared}
         return {rest for rest, different in shapes.items() if len(different - {None}) < 2}
 
-    chosen, ill_fitting = (
-        {tower: tower for tower, held in theirs.items() if held.keys() & ours.get(tower, {}).keys()},
-        {},
-    )
+    chosen = {tower: tower for tower in theirs.keys() & ours.keys() if theirs[tower].keys() & ours[tower].keys()}
+    ill_fitting = {}
     for degree in (2, 1):
         found = {}
         for tower in sorted(theirs.keys() - chosen.keys()):

@@ -68,15 +68,15 @@ def scales(key, store):
     return [stem + end for end in SCALES if stem + end in store]
 
 
-def scale_of(key, store, settings):
-    """The scale of every number of the weight under `key`, broadcastable to it; 1.0 where it has none.
+def scale_of(tensor, store, settings):
+    """The scale of every number of a weight, broadcastable to it; 1.0 where it has none.
 
     settings: the quantization_config; its weight_block_size says how many rows and columns share a scale.
     """
-    own = scales(key, store)
+    own = scales(tensor.key, store)
     if not own:
         return 1.0
-    shape, scale = store[key].shape, store[own[0]].read()
+    shape, scale = tensor.shape, store[own[0]].read()
     if scale.size == 1 or scale.shape == shape[:1]:
         return scale.reshape(-1, 1)
     given = settings.get("weight_block_size")
@@ -85,7 +85,7 @@ def scale_of(key, store, settings):
     blocks = {tuple(map(min, sizes, shape)) for sizes in tried if _divide(sizes, shape, scale.shape)}
     if len(blocks) != 1:
         unclear = f"has shape {scale.shape}, and no weight_block_size in the config says how it divides {shape}"
-        raise WeightsError(f"{own[0]} in {store[key].file} {unclear}: {WAY_OUT}")
+        raise WeightsError(f"{own[0]} in {tensor.file} {unclear}: {WAY_OUT}")
     rows, columns = blocks.pop()
     return np.repeat(np.repeat(scale, rows, 0), columns, 1)[: shape[0], : shape[1]]
 

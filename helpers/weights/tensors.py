@@ -210,8 +210,6 @@ def _open_gguf(file):
         data, kind = held[tensor.key].data, held[tensor.key].tensor_type
         return np.array(data if data.dtype == np.float64 else dequantize(data, kind)).reshape(tensor.shape)
 
-    if SHARD.search(file.stem):
-        raise WeightsError(f"{file} is a part of a split GGUF: merge it (llama-gguf-split --merge) and give the whole")
     with _readable(f"{file} is not a readable GGUF file"), np.errstate(over="raise"):
         reader = Bounded(file)
         told = {name: field for name, field in reader.fields.items() if not name.startswith("tokenizer.")}

@@ -151,9 +151,8 @@ def test_packed_weights_are_refused_with_the_way_out(tmp_path, method, named):
         np.testing.assert_array_equal(base.weight("q_proj"), 1)
         return
     known = {"gptq", "bitsandbytes", "hqq", "compressed-tensors", "aqlm", "quanto", "eetq", "modelopt"}
-    refused(
-        lambda: base.weight("self_attn.q_proj"), Q, WAY_OUT, method.strip() if named or method.strip() in known else ""
-    )
+    said = method.strip() if named or method.strip() in known else ""
+    refused(lambda: base.weight("self_attn.q_proj"), Q, WAY_OUT, said)
     assert base.shape("q_proj") is None
     assert WAY_OUT in base.describe().set_index("module").loc[Q].iloc[0]
     refused(lambda: base.weight("k_proj"), "not in", method.strip() if named else "")
@@ -274,10 +273,8 @@ def test_steps_and_rounding_of_gguf(tmp_path, rng, kind, size):
     if kind.startswith("Q"):
         blocks = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
         width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
-        truth = np.abs(
-            blocks.reshape(96, -1, width)[..., :2].copy().view(np.float16).astype(np.float32)
-        )  # d of each block
-        ratio = steps.reshape(96, -1, 32)[..., 0] / truth[..., 0]
+        d = blocks.reshape(96, -1, width)[..., :2].copy().view(np.float16).astype(np.float32)  # of each block
+        ratio = steps.reshape(96, -1, 32)[..., 0] / np.abs(d[..., 0])
         assert np.median(ratio) == pytest.approx(1, rel=1e-4)
         assert base.round_off("v_proj") is None
 
@@ -324,19 +321,12 @@ def test_rounding_of_plain_numbers(tmp_path, rng, kind, size):
 
 
 # ------------------------------------------------------------------ what cannot be trusted
+FIELDS = ["model_type", "architectures", "quantization_config", "text_config", "decoder", "tie_word_embeddings"]
+FIELDS += ["_name_or_path"]
+
+
 @pytest.mark.parametrize("value", ["text", 5, None, [], {}, ["x", 5, None], {"x": {"model_type": []}}, True, -1])
-@pytest.mark.parametrize(
-    "field",
-    [
-        "model_type",
-        "architectures",
-        "quantization_config",
-        "text_config",
-        "decoder",
-        "tie_word_embeddings",
-        "_name_or_path",
-    ],
-)
+@pytest.mark.parametrize("field", FIELDS)
 def test_fields_of_a_config_may_be_anything(tmp_path, field, value):
     held = {f"{Q}.weight": torch.ones(4, 4), "model.embed_tokens.weight": torch.ones(6, 4)}
     base = weights.open_base(write(tmp_path, held, {"model_type": "llama", field: value}))

@@ -25,19 +25,16 @@ print(status("VmHWM") - start)
 def test_one_weight_of_a_large_file_costs_at_most_three_times_itself(tmp_path, kind, size):
     side, other = 4096, 4 * 2**30
     wanted, small = side * side * size, 1024 * 1024 * size
+    ends = [other, other + wanted, other + wanted + small]
     header = {
-        "other.weight": {"dtype": "U8", "shape": [other], "data_offsets": [0, other]},
-        "wanted.weight": {"dtype": kind, "shape": [side, side], "data_offsets": [other, other + wanted]},
-        "small.weight": {
-            "dtype": kind,
-            "shape": [1024, 1024],
-            "data_offsets": [other + wanted, other + wanted + small],
-        },
+        "other.weight": {"dtype": "U8", "shape": [other], "data_offsets": [0, ends[0]]},
+        "wanted.weight": {"dtype": kind, "shape": [side, side], "data_offsets": ends[:2]},
+        "small.weight": {"dtype": kind, "shape": [1024, 1024], "data_offsets": ends[1:]},
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with (tmp_path / "model.safetensors").open("wb") as file:  # sparse: it takes no room on the disk
         file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + other + wanted + small)
+        file.truncate(8 + len(text) + ends[-1])
     run = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], check=True, capture_output=True, text=True)
     assert int(run.stdout) <= 3 * wanted

@@ -204,14 +204,10 @@ def test_what_stands_beside_the_factors_is_left_out_by_name_and_the_rest_read(tm
     refused(lambda: weights.open_update(place), "no LoRA factors", why)
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        ["mlp.experts.gate_up_proj"],
-        ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
-        ["gate_up_proj", "down_proj"],
-    ],
-)
+UP, DOWN = "gate_up_proj", "down_proj"
+
+
+@pytest.mark.parametrize("target", [[f"mlp.experts.{UP}"], [f"mlp.experts.{UP}", f"mlp.experts.{DOWN}"], [UP, DOWN]])
 def test_experts_are_left_out_and_the_attention_beside_them_read(tmp_path, target):
     """PEFT nests the factors of several parameters of one module; it writes bare names when it finds them itself."""
     experts = "base_model.model.model.layers.0.mlp.experts"
@@ -224,10 +220,10 @@ def test_experts_are_left_out_and_the_attention_beside_them_read(tmp_path, targe
     refused(lambda: updates.update("mlp.experts"), "target_parameters", "stacked")
 
 
-@pytest.mark.parametrize("keys", [RENAMED[0], *RENAMED[3:5]])
-def test_two_pairs_of_factors_for_one_module_are_refused_by_both_names(tmp_path, keys):
-    place = adapter(tmp_path, Q, more={keys.format(Q, "A"): torch.ones(2, 8)})
-    refused(lambda: weights.open_update(place), keys.format(Q, "A"), RENAMED[0].format(f"base_model.model.{Q}", "A"))
+@pytest.mark.parametrize("twin", [f"{Q}.lora_A.weight", RENAMED[3].format(Q, "A"), RENAMED[4].format(Q, "A")])
+def test_two_pairs_of_factors_for_one_module_are_refused_by_both_names(tmp_path, twin):
+    place = adapter(tmp_path, Q, more={twin: torch.ones(2, 8)})
+    refused(lambda: weights.open_update(place), twin, f"base_model.model.{Q}.lora_A.weight")
 
 
 def test_several_adapters_in_one_file_are_refused(tmp_path):
@@ -296,11 +292,7 @@ def test_factors_that_cannot_be_right_are_refused(tmp_path, change, words):
         ({CONFIG: "{}", "adapter_model.bin": "", "untrained_A.safetensors": ""}, "", ["is a pickle"]),
         ({"adapter_model.bin": ""}, "", ["adapter_model.bin is a pickle"]),
         ({"adapter_model.bin": ""}, "adapter_model.bin", ["is a pickle"]),
-        (
-            {f"checkpoint-{n}/{CONFIG}": "{}" for n in (200, 500)},
-            "",
-            ["'checkpoint-200', 'checkpoint-500'", "name one"],
-        ),
+        ({f"step-{n}/{CONFIG}": "{}" for n in (200, 500)}, "", ["'step-200', 'step-500'", "name one"]),
         ({f"run/{name}/{CONFIG}": "{}" for name in ("poet", "coder")}, "", ["'run/coder', 'run/poet'", "name one"]),
         ({}, "nowhere", ["does not exist"]),
     ],

@@ -151,10 +151,9 @@ def test_a_pickle_is_never_opened_and_the_command_in_the_message_converts_it(tmp
     state = {"x.weight": torch.arange(4.0).reshape(2, 2)}
     torch.save(state, tmp_path / "pytorch_model.bin")
     refused(lambda: weights.open_base(tmp_path / "pytorch_model.bin"), "is a pickle, which can run code")
-    command = shlex.split(
-        refused(lambda: weights.open_base(tmp_path), "convert it with").partition("convert it with ")[2]
-    )
-    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    said = refused(lambda: weights.open_base(tmp_path), "convert it with")
+    _, *command = shlex.split(said.partition("convert it with ")[2])
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
     np.testing.assert_array_equal(weights.open_base(tmp_path).weight("x"), state["x.weight"])
 
 
@@ -174,9 +173,8 @@ def test_a_damaged_gguf_is_refused_at_once_wherever_it_is_damaged(tmp_path, rng)
     whole, start, refusals = file.read_bytes(), time.monotonic(), 0
     header = whole.index(b"blk.0") + 64
     cut = [whole[:size] for size in range(0, len(whole) - 1, 7)]
-    patched = [
-        whole[:n] + struct.pack("<Q", huge) + whole[n + 8 :] for n in range(4, header) for huge in (2**40, 2**64 - 1)
-    ]
+    huge = [struct.pack("<Q", number) for number in (2**40, 2**64 - 1)]
+    patched = [whole[:n] + number + whole[n + 8 :] for n in range(4, header) for number in huge]
     for content in cut + patched:
         file.write_bytes(content)
         try:
