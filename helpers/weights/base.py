@@ -32,7 +32,9 @@ class Base:
     """
 
     def __init__(self, path, config=None):
-        self.path, self.label, self.store = path, path.name, tensors.open_model(path)
+        self.path, self.label = path, path.name
+        adapted = (path / "adapter_config.json").exists() and not list(path.glob("model*.safetensors*"))
+        self.store = tensors.Store() if adapted else tensors.open_model(path)  # an adapter is not opened, only refused
         beside = (path if path.is_dir() else path.parent) / "config.json"
         self.config = tensors.read_json(beside) if beside.exists() else config or {}
         self.files = [*self.store.files, *([beside] if beside.exists() else [])]
@@ -44,7 +46,6 @@ class Base:
         self._tensors, self._refused, self._tied, self.left_out = {}, {}, None, {}
         for key in self.store:
             self._sort(key)
-        adapted = (path / "adapter_config.json").exists() and not list(path.glob("model*.safetensors*"))
         adapted = adapted or self.store.fields.get("general.type") == "adapter"
         if adapted or (not self._tensors and any("lora" in key for key in self.store)):
             raise WeightsError(f"{path} is an adapter, not a model: give it among the adapters, and its model as base")

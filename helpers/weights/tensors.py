@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 BLOCK = 2**18  # numbers read at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+OF_TRAINING = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")  # pickles that hold no weights
 # Turns a state dict into safetensors; `weights_only` keeps it from running code.
 CONVERT = (
     "import sys, torch; from safetensors.torch import save_file; "
@@ -107,11 +108,11 @@ def open_model(path):
     if found:
         way_out = "name one, or of a split model download its index (of a GGUF: llama-gguf-split --merge)"
         raise WeightsError(f"{path} holds {listed(found)}, and nothing says which: {way_out}")
+    if pickles := [name for name in names if name.endswith(PICKLES) and not name.startswith(OF_TRAINING)]:
+        return open_file(path / pickles[0])  # which says how to convert it
     forms = [depth + form for depth in ("*/", "*/*/") for form in ("*.safetensors", "*.gguf", "adapter_config.json")]
     if inside := sorted({str(file.parent.relative_to(path)) for form in forms for file in path.glob(form)}):
         raise WeightsError(f"{path} holds no weights that are read, but directories in it, {listed(inside)}: name one")
-    if pickles := [name for name in names if name.endswith(PICKLES)]:
-        return open_file(path / pickles[0])  # which says how to convert it
     raise WeightsError(f"{path} holds no weights: expected model.safetensors, shards with their index, or a GGUF")
 
 

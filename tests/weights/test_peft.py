@@ -293,6 +293,7 @@ def test_factors_that_cannot_be_right_are_refused(tmp_path, change, words):
         ({"adapter_model.bin": ""}, "", ["adapter_model.bin is a pickle"]),
         ({"adapter_model.bin": ""}, "adapter_model.bin", ["is a pickle"]),
         ({f"step-{n}/{CONFIG}": "{}" for n in (200, 500)}, "", ["'step-200', 'step-500'", "name one"]),
+        ({f"run-1/{CONFIG}": "{}", "training_args.bin": ""}, "", ["'run-1'", "name one"]),
         ({f"run/{name}/{CONFIG}": "{}" for name in ("poet", "coder")}, "", ["'run/coder', 'run/poet'", "name one"]),
         ({}, "nowhere", ["does not exist"]),
     ],

@@ -127,9 +127,10 @@ def test_an_index_that_is_damaged_or_points_elsewhere_is_refused(tmp_path, conte
         (["a-00001-of-00002.gguf"], ["merge"]),
         (["checkpoint-1/model.safetensors", "checkpoint-2/x.gguf"], ["'checkpoint-1', 'checkpoint-2'", "name one"]),
         (["model.safetensors"], ["not a readable safetensors"]),
-        (["pytorch_model.bin"], ["is a pickle"]),
+        (["pytorch_model.bin", "training_args.bin", "2_Dense/model.safetensors"], ["pytorch_model.bin is a pickle"]),
         (["pytorch_model-00001-of-00002.bin"], ["is a pickle"]),
-        (["readme.txt"], ["holds no weights: expected model.safetensors"]),
+        (["readme.txt", "training_args.bin"], ["holds no weights: expected model.safetensors"]),
+        (["adapter_config.json", "adapter_model.bin"], ["is an adapter, not a model"]),
     ],
 )
 def test_directories_that_do_not_say_what_to_read_are_refused(tmp_path, files, words):
