@@ -176,15 +176,20 @@ def _inspect(paths, base):
     """Tell how each matrix would be read, or why not.
 
     PATH is a model or an adapter, a directory or a file; with --base also a whole model that was fine-tuned from it.
-    Of a table's columns the last is the type that the numbers are stored as.
+    Relative paths start at the repository's root. Of a table's columns the last is the type that the numbers are
+    stored as.
     """
     model = weights.open_base(base) if base else None
     for path in paths:
         place = resolve(path)
         adapter = (place / "adapter_config.json").exists() or place.name.startswith(("adapter_config", "adapter_model"))
         found = weights.open_update(path, model) if model or adapter else weights.open_base(path)
+        if model:
+            weights.match(model, found)  # says what both have where nothing fits
         table = found.describe()
-        print(f"{path}: {len(found.modules())} modules\n{table.to_string(index=False)}\n")
+        notes = table.loc[table["module"] == "", "how it is read"]
+        print(f"{path}: {len(found.modules())} modules\n{table[table['module'] != ''].to_string(index=False)}")
+        print("\n".join(notes), end="\n\n" if len(notes) else "\n")
     return Outcome.DONE
 
 

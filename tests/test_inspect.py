@@ -26,6 +26,10 @@ def test_a_model_an_adapter_and_what_is_left_out(call, make_base, make_adapter, 
     told = rows(shown)
     assert f"bert.{MODULE} {MODULE} scale · B A, r = 4, scale = 8/√4" in told[f"bert.{MODULE}"]
     assert "left out" in told["classifier.weight"]
+    elsewhere = make_base({"decoder.layer.0.key": rng.standard_normal((24, 24))}, "elsewhere")
+    status, shown, error = call("inspect", adapter, "--base", elsewhere)
+    assert (status, shown) == (Outcome.UNREADABLE_FILE, "")
+    assert "no module of adapter is one of elsewhere" in error
     status, alone, _ = call("inspect", adapter)
     assert "scale = 8/√4" in alone
 

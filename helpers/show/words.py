@@ -61,16 +61,18 @@ def rounding(of_rows, first_i, of_columns, coarse=False):
     loose, most = [], {}
     for name, (errors, first, letter) in bounds.items():
         above = errors > UNDETERMINED
-        most[name] = max(errors[~above], default=0.0)
+        most[name] = max(errors[~above], default=np.nan)
         if above.any():
             ends = dict.fromkeys(first + np.flatnonzero(above)[[0, -1]])
             loose.append(f"{letter} = {' … '.join(map(str, ends))} of {name} ({above.sum()} of {len(above)})")
-    of_w = most.pop("W")
+    sure = most.pop("W") + np.nanmax([0.0, *most.values()])
     what = "of the adapters as stored, and in computing" if coarse else "as stored and in computing"
-    said = f"Rounding, {what}, may move φ by {p_value(of_w + max(most.values()))} at most"
+    open_ones = f"φ at {'; '.join(loose)}, whose singular values are so close that roundings which all go one way could"
     if not loose:
-        return said + "."
+        return f"Rounding, {what}, may move φ by {p_value(sure)} at most."
+    if np.isnan(sure) or np.isnan(list(most.values())).all():
+        return f"Rounding, {what}, leaves **not determined** {open_ones} move it by more than {UNDETERMINED}."
     return (
-        f"{said}, but for directions that it may turn into each other, so close are their singular values. These are "
-        f"**not determined** to within a tenth of φ: {'; '.join(loose)}."
+        f"Rounding, {what}, may move φ by {p_value(sure)} at most, but for what it leaves **not determined**: "
+        f"{open_ones} move it by more than {UNDETERMINED}."
     )

@@ -26,8 +26,7 @@ class Similarity:
 
     base: `weights.Base`, or None. updates: `weights.Updates` of each adapter. module: its full name, as the base has it
     (without one: as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of
-    each. common: {module: names in each of the updates}, of all modules that base and updates have. notes: sentences
-    that a reader must see.
+    each. common: {module: names in each of the updates}, of all that base and updates have and that can be read.
     """
 
     def __init__(self, parameters):
@@ -35,7 +34,7 @@ class Similarity:
         self.base = weights.open_base(p.base) if p.base else None
         self.updates = [weights.open_update(path, self.base) for path in p.adapters]
         first = self.base or self.updates[0]
-        pairs = [weights.match(first, updates) for updates in self.updates]
+        self.pairs = pairs = [weights.match(first, updates) for updates in self.updates]
         shared = sorted(set.intersection(*map(set, pairs)))
         held = [module for module in shared if self.base is None or self.base.shape(module)]
         self.packed = sorted(set(shared) - set(held))
@@ -70,8 +69,9 @@ class Similarity:
     @property
     def notes(self):
         """What a reader must see of how the files were read, and of what φ of A depends on: sentences."""
-        told = [note for updates in self.updates for note in (*updates.notes, *self._unread(updates))]
+        told = []
         for n, updates in enumerate(self.updates):
+            told += updates.notes + self._unread(n)
             if not isinstance(self.here[n], weights.LowRank) and self.rank(self.module, n) == KEPT:
                 told.append(f"{updates.label} is a whole ΔW, of which the first {KEPT} directions are taken")
             if self.base and self.names[n] != self.module:
@@ -185,6 +185,10 @@ class Similarity:
                     f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
                     "twice, whose agreement is no finding; name it once"
                 )
+            if isinstance(update, weights.Dense) and not update.difference.any():
+                raise WeightsError(
+                    f"{name} of {updates.label} is what it is in {self.base.label}: choose one that training changed"
+                )
             if not self.directions(self.module, n, p.factor).vectors.shape[1]:
                 raise WeightsError(
                     f"what {updates.label} adds to {name} does not rise above the rounding of its files, so it has "
@@ -206,16 +210,13 @@ class Similarity:
             f"random draws, for {told}: it depends on how ΔW was factored, as after a conversion; use factor BA"
         ] * bool(told)
 
-    def _unread(self, updates):
-        """What the files of an adapter hold and no table here shows, in a sentence."""
-        n, known = self.updates.index(updates), set()
-        known = {names[n] for names in self.common.values()}
+    def _unread(self, n):
+        """What the files of the n-th update hold and no table here shows, in a sentence, if there is anything."""
+        updates, known = self.updates[n], set(self.pairs[n].values())
         others = {name: "not in the base" for name in updates.modules() if self.base and name not in known}
-        others |= updates.left_out
-        if others:
-            listed = ", ".join(f"{name} ({why})" for name, why in list(others.items())[:4])
-            more = f" and {len(others) - 4} more" if len(others) > 4 else ""
-            yield f"{updates.label} also holds what is not read here: {listed}{more}"
+        told = [f"{name} ({why})" for name, why in (others | updates.left_out).items()]
+        more = f" and {len(told) - 4} more" if len(told) > 4 else ""
+        return [f"{updates.label} also holds what is not read here: {', '.join(told[:4])}{more}"] * bool(told)
 
 
 @lru_cache(16)

@@ -161,5 +161,7 @@ def test_what_rounding_may_do_is_said_for_rows_and_columns_apart():
     assert sure == "Rounding, as stored and in computing, may move φ by 2·10⁻⁴ at most."
     some = show.rounding(np.array([0.01, 1.0, 0.02]), 14, {"r = 4": np.array([1.0, 0.5, 1e-6])}, coarse=True)
     assert "of the adapters as stored, and in computing, may move φ by 0.020 at most, but for" in some
-    assert some.endswith("not determined** to within a tenth of φ: i = 15 of W (1 of 3); j = 1 … 2 of r = 4 (2 of 3).")
-    assert "of r = 4 (2 of 2)" in show.rounding(np.zeros(1), 1, {"r = 4": np.ones(2)})
+    assert "**not determined**: φ at i = 15 of W (1 of 3); j = 1 … 2 of r = 4 (2 of 3), whose" in some
+    none = show.rounding(np.zeros(1), 1, {"r = 4": np.ones(2), "r = 8": np.ones(1)})
+    assert "leaves **not determined** φ at j = 1 … 2 of r = 4 (2 of 2); j = 1 of r = 8 (1 of 1)" in none
+    assert "at most" not in none
