@@ -171,6 +171,9 @@ def test_dora_without_magnitudes_or_with_others_is_refused(tmp_path):
     short = {f"base_model.model.{Q}.lora_magnitude_vector": torch.ones(5)}
     place = adapter(tmp_path / "short", Q, config={"use_dora": True}, more=short)
     refused(lambda: weights.open_update(place, base).update(Q), "5 magnitudes", "8 rows")
+    whole = {f"base_model.model.{Q}.lora_magnitude_vector": torch.ones(8, dtype=torch.int8)}
+    place = adapter(tmp_path / "whole", Q, config={"use_dora": True}, more=whole)
+    refused(lambda: weights.open_update(place, base), "no LoRA factors", "lora_magnitude_vector is stored as I8")
 
 
 # ------------------------------------------------------------------ what stands beside the factors

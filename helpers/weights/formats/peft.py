@@ -126,14 +126,14 @@ class Peft(Updates):
         if not match:
             return next(why for mark, why in BESIDE.items() if re.search(mark, key))
         factor, shape, targets = match["factor"], tensor.shape, self.config.get("target_parameters") or []
+        if tensor.kind not in tensors.PLAIN:
+            return f"lora_{factor} is stored as {tensor.kind}, quantised"
         if factor == "magnitude_vector":
             return ""
         if 0 in shape or len(shape) < 2:
             return f"lora_{factor} of shape {shape}: parts of a distributed run were saved before they were gathered"
         if len(shape) > 2:
             return f"factors of {len(shape)} dimensions: a convolution, or stacked over experts"
-        if tensor.kind not in tensors.PLAIN:
-            return f"lora_{factor} is stored as {tensor.kind}, quantised"
         parents = tuple(f".{target}".rpartition(".")[0] for target in targets)
         rank = shape[0 if factor == "A" else 1]
         if targets and (f".{name}".endswith(tuple(filter(None, parents))) or rank != self._scale(name)[0]):
