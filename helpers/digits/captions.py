@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 READINGS = (
     Reading("first", 0, "hollow", "the sides are brighter than the centre", ("234", "14"), ("234", "23")),
     Reading("first", 0, "base", "the bottom curve is brighter than the top", ("56", ALL), ("01", ALL)),
-    Reading("first", 1, "line", "the line is column x = 3, not a neighbour", (ALL, "3"), (ALL, "24")),
+    Reading("first", 1, "line", "column x = 3 is brighter than its two neighbours on average", (ALL, "3"), (ALL, "24")),
     Reading("first", 1, "faint_ends", "the line is fainter at its ends", ("12345", "3"), ("06", "3")),
     Reading("first", 2, "curve_and_base", "top curve and base are brighter than the rest", ("0156", ALL), REST),
     Reading("first", 3, "right", "the right half is brighter than the left", (ALL, "345"), (ALL, "012")),
@@ -48,7 +48,9 @@ READINGS = (
     Reading("first", 8, "junction", "the central junction is brighter than the rest", ("3", "23"), REST),
     Reading("first", 9, "top_loop", "the top loop is brighter than the bottom", ("012", ALL), ("456", ALL)),
     Reading("second", 0, "hollow", "the perimeter is brighter than the central 3 × 3", RING, ("234", "234")),
-    Reading("second", 1, "line", "the line is column x = 3, not a neighbour", (ALL, "3"), (ALL, "24")),
+    Reading(
+        "second", 1, "line", "column x = 3 is brighter than its two neighbours on average", (ALL, "3"), (ALL, "24")
+    ),
     Reading("second", 1, "faint_ends", "the line is fainter at its ends", ("12345", "3"), ("06", "3")),
     Reading("second", 2, "quadrants", "top left is brighter than bottom right", ("012", "012"), ("456", "456")),
     Reading("second", 2, "hollow", "the centre is dimmer than what is around it", RING, ("234", "234")),

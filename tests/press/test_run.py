@@ -396,3 +396,19 @@ def test_the_picture_is_that_of_the_cell_with_the_tag_and_bars_that_are_done_lea
     assert kinds == [["display_data"], ["stream", "display_data"]]
     content.cells[1].metadata["tags"] = []
     assert run.first_figure(content) == b"one"
+
+
+def digest(*sources):
+    return run.source_digest(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))))
+
+
+def test_a_digest_passes_over_where_helpers_keep_things_and_over_nothing_else():
+    old = digest("import numpy as np\nfrom helpers import figures", "figures.span(np.ones(2))  # as it was")
+    assert digest("import numpy as np\nfrom helpers.show import words", "words.span( np.ones(2) )") == old
+    for imports, code in (
+        ("import numpy as np\nfrom helpers import figures", "figures.number(np.ones(2))"),  # another function
+        ("import numpy as np\nfrom helpers import figures", "figures.span(np.ones(3))"),
+        ("import numpy as np\nfrom helpers import figures", "figures.span(np.zeros(2))"),  # of another library
+        ("import scipy as np\nfrom helpers import figures", "figures.span(np.ones(2))"),
+    ):
+        assert digest(imports, code) != old
