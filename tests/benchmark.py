@@ -197,7 +197,7 @@ def explorer():
 
     What a step computes is remembered, so that first visits (a decomposition, attributions, draws) take longer.
     """
-    p = parameters.SubspaceSimilarity(adapters=["data/adapters/r4", "data/adapters/r8", "data/adapters/r64"])
+    p = parameters.SubspaceSimilarity(adapters=parameters.SubspaceSimilarity().adapters[:3])
     inputs = subspaces.Similarity(p)
     live, rng = explorers.subspace_similarity(p, inputs).live(), np.random.default_rng(0)
     study = explorers._Similarity(p, inputs)
@@ -208,7 +208,7 @@ def explorer():
     maps = explorers.digit_saliency(q, classifiers.study("digits"), *examples).live()
 
     def plainly(layer):
-        q = p.model_copy(update={"module": f"encoder.layer.{layer}.attention.self.query"})
+        q = p.model_copy(update={"module": f"model.layers.{layer}.self_attn.q_proj"})
         ranks, grids, first_i, _ = study.at(q)
         figure, every_axes = plt.subplots(1, 4, figsize=(9, 4))
         for axes, grid, rank in zip(every_axes, grids, [*ranks, "random"], strict=True):

@@ -13,7 +13,7 @@ CARDS = sorted((ROOT / "data").rglob("README.md"))
 def test_every_directory_of_files_has_a_card():
     places = {file.parent for file in (ROOT / "data").rglob("*") if file.is_file()}
     assert sorted(places) == sorted(card.parent for card in CARDS)
-    assert len(CARDS) == 5 + 4  # the model and its adapters; digit classifiers
+    assert len(CARDS) == 7 + 8 + 4  # two models with what was trained from them; digit classifiers
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
@@ -31,5 +31,5 @@ def test_card_names_source_licence_and_the_hash_of_every_file(card):
 
 def test_budgets():
     files = [file for file in (ROOT / "data").rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 20e6
+    assert sum(file.stat().st_size for file in files) < 80e6
     assert all(file.stat().st_size < 2e6 for file in (ROOT / "notebooks").rglob("*.ipynb"))

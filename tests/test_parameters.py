@@ -9,6 +9,7 @@ from helpers.parameters import (
     SCHEMAS,
     DigitModels,
     DigitSaliency,
+    LanguageModelAdapters,
     LoraAdapters,
     Parameters,
     RandomBaselines,
@@ -21,8 +22,16 @@ from helpers.parameters import (
 def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
     assert SubspaceSimilarity.check({"__name__": "__main__", "seed": 3}).seed == 3
     assert LoraAdapters.check({}).schedule() == {
-        "steps": 1500, "batch_size": 16, "learning_rate": 0.002, "evaluate_every": 125,
+        "steps": 1500, "batch_size": 16, "evaluate_every": 125,
     }  # fmt: skip
+
+
+def test_trainings_are_named_by_what_tells_them_apart():
+    named = [run[0] for run in LoraAdapters.check({}).runs()]
+    assert named == ["r4", "r8", "r64", "r64-seed1", "r8-lr0.0003", "full"]
+    runs = list(LanguageModelAdapters.check({}).runs())
+    assert [run[0] for run in runs] == ["r4", "r8", "r64", "r64-seed1", "r8-author"]
+    assert [run[-1] for run in runs] == [[], [24, 80], [], [], []]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +79,15 @@ def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
         (DigitSaliency, {"input_std": 0.0}, "parameter input_std is 0.0: input should be greater than 0"),
         (DigitSaliency, {"input_mean": 0.1}, "describe your own model, and model is '', a bundled one"),
         (DigitModels, {"seeds": [0]}, "which notebook 03 reads, .* give another output"),
-        (LoraAdapters, {"ranks": [4, 0]}, "parameter ranks.1 is 0: input should be greater than 0"),
-        (LoraAdapters, {"ranks": [4], "seeds": [0, 1]}, "as many of each"),
-        (LoraAdapters, {"ranks": [4, 4], "seeds": [0, 0]}, "no pair twice"),
-        (LoraAdapters, {"learning_rate": 0.0}, "greater than 0"),
+        (LoraAdapters, {"ranks": [4, -1]}, "parameter ranks.1 is -1: input should be greater than or equal to 0"),
+        (LoraAdapters, {"ranks": [4], "seeds": [0, 1], "learning_rates": [0.1, 0.2]}, "as many of each"),
+        (LoraAdapters, {"ranks": [4, 4], "seeds": [0, 0], "learning_rates": [0.1, 0.1]}, "no adapter twice"),
+        (LoraAdapters, {"learning_rates": [0.0]}, "greater than 0"),
+        (LanguageModelAdapters, {"ranks": [4, 0]}, "parameter ranks.1 is 0: input should be greater than 0"),
+        (LanguageModelAdapters, {"ranks": [4], "seeds": [0]}, "as many of each"),
+        (LanguageModelAdapters, {"tasks": ["mood"]}, "sentiment"),
+        (LanguageModelAdapters, {"steps": 501}, "less than or equal to 500"),
+        (LanguageModelAdapters, {"steps": 20}, "fewer steps of warm-up"),
     ],
 )
 def test_a_bad_value_is_one_sentence(schema, values, message):
@@ -127,10 +141,10 @@ def test_what_papermill_injects_is_held_against_the_schema_and_other_globals_are
         (SubspaceSimilarity, {"module": "1_000"}, "1_000"),
         (DigitSaliency, {"input_mean": "-4.2e-1", "model": "x"}, -0.42),
         (DigitSaliency, {"input_mean": "010", "model": "x"}, 10.0),
-        (LoraAdapters, {"ranks": "[1, 2]", "seeds": [0, 0]}, [1, 2]),
-        (LoraAdapters, {"ranks": "[4, 010]", "seeds": [0, 0]}, [4, 10]),
-        (LoraAdapters, {"ranks": "(4, 010)", "seeds": "[0, 0]"}, [4, 10]),
-        (LoraAdapters, {"ranks": np.array([1, 2]), "seeds": [0, 0]}, [1, 2]),
+        (LoraAdapters, {"ranks": "[1, 2]", "seeds": [0, 0], "learning_rates": [0.1, 0.1]}, [1, 2]),
+        (LoraAdapters, {"ranks": "[4, 010]", "seeds": [0, 0], "learning_rates": "[0.1, 1e-3]"}, [4, 10]),
+        (LoraAdapters, {"ranks": "(4, 010)", "seeds": "[0, 0]", "learning_rates": [0.1, 0.1]}, [4, 10]),
+        (LoraAdapters, {"ranks": np.array([1, 2]), "seeds": [0, 0], "learning_rates": [0.1, 0.1]}, [1, 2]),
     ],
 )
 def test_what_became_text_or_another_type_on_its_way_is_read_as_meant(schema, given, read):

@@ -244,24 +244,25 @@ def detection_curves(d, curves, title):
     return figure
 
 
-def learning_curves(curves, baseline, sentences):
-    """Held-out accuracy against steps, one line per adapter, with binomial bands and the frozen encoder.
+def learning_curves(curves, yardsticks, texts):
+    """Held-out accuracy against steps, one line a training, with binomial bands and yardsticks.
 
-    curves: {adapter: [(step, accuracy), …]}. baseline: the frozen encoder's accuracy. sentences: number held out.
+    curves: {name: [{"step": …, "accuracy": …}, …]}. yardsticks: {what: its accuracy}. texts: number held out.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for colour, (name, curve) in zip(sns.color_palette("viridis", len(curves)), curves.items(), strict=True):
-        steps, values = zip(*curve, strict=True)
-        errors = [(value * (1 - value) / sentences) ** 0.5 for value in values]
+        steps, values = ([row[key] for row in curve] for key in ("step", "accuracy"))
+        errors = [(value * (1 - value) / texts) ** 0.5 for value in values]
         axes.errorbar(steps, values, errors, label=name, color=colour, capsize=2, marker="o", markersize=3)
-    axes.axhline(baseline, color="0.4", linestyle="--", label="frozen encoder")
+    for (what, value), style in zip(yardsticks.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(value, color="0.4", linestyle=style, label=what)
     axes.set(
         xlabel="optimiser step",
-        ylabel=f"accuracy on {sentences:,} held-out sentences",
+        ylabel=f"accuracy on {texts:,} held-out texts",
         title="Held-out accuracy during training (± one standard error)",
     )
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     sns.despine(figure)
     return figure
 

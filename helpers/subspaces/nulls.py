@@ -74,19 +74,22 @@ def rotated_means(places, i, j, draws, rng):
     places: as from `collect`, every untrained A known. Returns [draws] of each of: own (adapters with their own
     layer's W), untrained (the same before training), elsewhere (adapters with the other layers' W).
     """
-    kinds = np.array([kind for kind, _ in places])
-    own = np.eye(len(places), dtype=bool)
-    elsewhere = (kinds[:, None] == kinds) & ~own
     frame, mix = np.linalg.qr(np.hstack([place.top[:, :i] for place in places.values()]))
-    sides = [
-        np.hstack([pair[when][:, :j] for place in places.values() for pair in place.found.values()]) for when in (0, 1)
-    ]
-    means = np.empty((3, draws))
+    mix = mix.reshape(len(mix), len(places), i)
+    kinds = np.array([kind for kind, _ in places])
+    trained, before = (
+        np.stack([[pair[when][:, :j] for pair in place.found.values()] for place in places.values()]) for when in (0, 1)
+    )  # [places, adapters, d, j]
+    each, pairs = trained.shape[1] * min(i, j), (kinds[:, None] == kinds).sum()
+    sums = np.zeros((3, draws))
     for n in range(draws):
-        turned = chance.random_directions(len(frame), frame.shape[1], rng) @ mix
-        trained, untrained = (
-            np.square(turned.T @ side).reshape(len(places), i, len(places), -1, j).sum((1, 4)).mean(2) / min(i, j)
-            for side in sides
-        )
-        means[:, n] = trained[own].mean(), untrained[own].mean(), trained[elsewhere].mean()
+        turned = np.tensordot(chance.random_directions(len(frame), mix.shape[0], rng), mix, 1)
+        own = turned.transpose(1, 2, 0)[:, None]  # [places, 1, i, d]
+        sums[:2, n] = [np.square(own @ side).sum() for side in (trained, before)]
+        for kind in set(kinds):
+            weight = turned[:, kinds == kind].reshape(len(frame), -1)
+            adapter = trained[kinds == kind].transpose(2, 0, 1, 3).reshape(len(frame), -1)
+            sums[2, n] += np.square(weight.T @ adapter).sum()
+    sums[2] -= sums[0]
+    means = sums / (each * np.array([[len(places)], [len(places)], [max(pairs - len(places), 1)]]))
     return means

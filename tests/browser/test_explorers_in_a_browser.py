@@ -16,10 +16,11 @@ from axe_playwright_python.sync_playwright import Axe
 
 from helpers.paths import ROOT
 from helpers.press import run
+from tests.notebooks.running import MINILM
 
 NAME = "01_subspace_similarity"
 NOTEBOOK = ROOT / "notebooks" / f"{NAME}.ipynb"
-LINE = re.compile(r"encoder\.layer\.(\d)\.attention\.self\.(\w+), factor (\w+).* φ = ([\d.]+) \(r = 4\)")
+LINE = re.compile(r"layers?\.(\d+)\.(?:attention\.self|self_attn)\.(\w+), factor (\w+).* φ = ([\d.]+) \(r = 4\)")
 
 
 def read(page, line="[role=status]"):
@@ -41,7 +42,7 @@ def drag(page, handle, across):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """The page of a run of notebook 01 with few rows, which keeps the frames small."""
-    return run.run(NOTEBOOK, {"adapters": ["data/adapters/r4", "data/adapters/r8"]}, tmp_path_factory.mktemp("out"))
+    return run.run(NOTEBOOK, MINILM | {"adapters": MINILM["adapters"][:2]}, tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture
@@ -204,16 +205,16 @@ def assert_it_answers(page):
     """Drag the layer slider to the left end; the picture and the line follow."""
     picture = page.locator(".widget-image").first
     before = picture.get_attribute("src")
-    assert read(page)[:3] == ("5", "query", "A")
+    assert read(page)[:3] == ("14", "q_proj", "A")
     drag(page, page.locator(".noUi-handle").first, -300)
-    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layer.0.')")
-    assert read(page)[:3] == ("0", "query", "A")
+    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layers.0.')")
+    assert read(page)[:3] == ("0", "q_proj", "A")
     assert picture.get_attribute("src") != before
     handle = page.locator(".noUi-handle").first
     assert handle.get_attribute("aria-valuetext") == "0"
     handle.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layer.1.')")
+    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layers.1.')")
     assert picture.evaluate("each => each.naturalWidth") > 300
 
 

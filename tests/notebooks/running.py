@@ -38,6 +38,12 @@ def counted(function):
 for name in ("_by_svd", "_by_gram", "decompose_product"):
     setattr(directions, name, counted(getattr(directions, name)))
 """
+# The sentence encoder, and adapters that outweigh its weights: six layers, float32, other names than the default's.
+MINILM = {
+    "base": "data/all-MiniLM-L6-v2",
+    "adapters": [f"data/adapters/{name}" for name in ("r4", "r8", "r64", "r64-seed1")],
+    "module": "encoder.layer.5.attention.self.query",
+}
 QUIETLY = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": WithoutPorts}
 
 

@@ -14,6 +14,23 @@ from helpers.paths import ROOT
 from helpers.press import run
 from helpers.press.report import file_hash
 
+WANTED = ["SmolLM2-135M-Instruct/*.gguf", *(f"language_model_adapters/{r}/*.safetensors" for r in ("r4", "r8", "r64*"))]
+INPUTS = {
+    "01_subspace_similarity": WANTED,
+    "02_random_baselines": WANTED,
+    "03_digit_saliency": ["digit_models/digits-*/*.safetensors"],
+    "digit_models": ["digit_models/*/*.safetensors"],
+    "lora_adapters": ["all-MiniLM-L6-v2/*.safetensors", "adapters/*/*.safetensors"],
+    "language_model_adapters": ["SmolLM2-135M-Instruct/*.gguf", "language_model_adapters/*/*.safetensors"],
+}
+COUNTS = {
+    "01_subspace_similarity": 9,
+    "02_random_baselines": 9,
+    "03_digit_saliency": 12,
+    "digit_models": 24,
+    "lora_adapters": 12,
+    "language_model_adapters": 15,
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -36,12 +53,8 @@ def test_outputs_belong_to_the_source(path):
 def test_outputs_belong_to_the_inputs(path):
     """The provenance names every file of data/ it came from with its hash; a training notebook, those it wrote."""
     shown = text_of(nbformat.read(path, as_version=4))
-    of_digits = path.stem in ("03_digit_saliency", "digit_models")
-    names = ["digit_models"] if of_digits else ["adapters", "all-MiniLM-L6-v2"]
-    files = [file for name in names for file in (ROOT / "data" / name).rglob("*.safetensors")]
-    if path.stem == "03_digit_saliency":
-        files = [file for file in files if file.parent.name.startswith("digits-")]
-    assert len(files) == {"03_digit_saliency": 12, "digit_models": 24}.get(path.stem, 9)
+    files = [file for place in INPUTS[path.stem] for file in (ROOT / "data").glob(place)]
+    assert len(files) == COUNTS[path.stem]
     for file in files:
         assert file_hash(file)[:12] in shown, f"stale: {file.name} is not what {path.name} saw"
 

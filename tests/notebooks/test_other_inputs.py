@@ -21,11 +21,11 @@ from tests.notebooks.running import claims, rows
 from tests.weights import building
 
 NOTEBOOK = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
-MODULE = "encoder.layer.5.attention.self.query"
+MODULE = running.MINILM["module"]
 
 
 def execute(place, **given):
-    return running.execute(NOTEBOOK, place, **given)
+    return running.execute(NOTEBOOK, place, **(running.MINILM | given))
 
 
 def failure(place, **given):

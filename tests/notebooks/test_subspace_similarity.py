@@ -17,12 +17,12 @@ from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 
 NOTEBOOK = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
-MODULE = "encoder.layer.5.attention.self.query"
+MODULE = running.MINILM["module"]
 LABELS = {"r = 4": "r4", "r = 8": "r8", "r = 64": "r64", "r = 64′": "r64-seed1"}
 
 
 def execute(place, **given):
-    return running.execute(NOTEBOOK, place, **given)
+    return running.execute(NOTEBOOK, place, **(running.MINILM | given))
 
 
 def weight(module=MODULE):

@@ -1,6 +1,7 @@
 """The training notebook with few steps: it runs through and saves what the other notebooks read."""
 
 import json
+import re
 
 import nbformat
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors import safe_open
 
 from helpers import weights
 from helpers.paths import ROOT
+from helpers.training import encoder as encoder_room
 from tests.notebooks import running
 
 NOTEBOOK = ROOT / "notebooks" / "training" / "lora_adapters.ipynb"
@@ -25,8 +27,9 @@ def trained(tmp_path_factory):
     given = {
         **FEW,
         "output": str(place / "data"),
-        "ranks": [2, 3],
-        "seeds": [0, 5],
+        "ranks": [2, 3, 0],
+        "seeds": [0, 5, 0],
+        "learning_rates": [0.002, 0.002, 0.0001],
         "results": str(place / "results.json"),
     }
     papermill.execute_notebook(NOTEBOOK, place / "out.ipynb", given, **running.QUIETLY)
@@ -37,7 +40,7 @@ def test_it_reports_accuracy_before_and_after_beside_the_frozen_encoder(trained)
     result = json.loads((trained / "results.json").read_text())
     table = result["tables"]["accuracy"]
     assert table["columns"] == ["adapter", "before", "at two thirds", "after", "±", "frozen encoder"]
-    assert [row[0] for row in table["rows"]] == ["r2", "r3-seed5"]
+    assert [row[0] for row in table["rows"]] == ["r2", "r3-seed5", "full"]
     assert all(0 <= value <= 1 for row in table["rows"] for value in row[1:])
     assert {claim["name"] for claim in result["claims"]} == {"beats_frozen", "levelled_off"}
     outputs = [output for cell in nbformat.read(trained / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
@@ -69,8 +72,32 @@ def test_it_saves_adapters_as_peft_does_with_their_untrained_a(trained):
         assert str(MODEL_DIR).encode() not in file.read_bytes()
 
 
+def test_of_the_model_trained_whole_it_saves_what_the_base_has(trained):
+    """Every projection moved, by little, and the base's own did not."""
+    base = weights.open_base(trained / "data" / "all-MiniLM-L6-v2")
+    updates = weights.open_update(trained / "data" / "adapters" / "full", base)
+    assert updates.modules() == base.modules()
+    for name in updates.modules():
+        assert 0 < np.linalg.norm(updates.delta(name)) < 0.1 * np.linalg.norm(base.weight(name))
+
+
+def test_sizes_are_those_of_the_difference_and_the_weight(trained):
+    """One ratio again, in float64 by numpy, of the adapter as PEFT multiplies it out."""
+    found = {row["adapter"]: row for row in running.rows(json.loads((trained / "results.json").read_text()), "sizes")}
+    encoder = transformers.AutoModel.from_pretrained(MODEL_DIR)
+    before = {name: tensor.double().numpy() for name, tensor in encoder.state_dict().items()}
+    merged = peft.PeftModel.from_pretrained(encoder, trained / "data" / "adapters" / "r3-seed5").merge_and_unload()
+    ratios = []
+    for name, after in merged.state_dict().items():
+        if re.search(encoder_room.PROJECTIONS, name):
+            ratios.append(np.linalg.norm(after.double().numpy() - before[name], 2) / np.linalg.norm(before[name], 2))
+    assert found["r3-seed5"]["spectral norm, most"] == pytest.approx(max(ratios), rel=1e-3)
+    assert found["r3-seed5"]["spectral norm, median"] == pytest.approx(np.median(ratios), rel=1e-3)
+
+
 def test_the_seed_decides_the_untrained_a(trained, tmp_path):
-    given = {**FEW, "output": str(tmp_path), "ranks": [3, 3], "seeds": [5, 6], "steps": 2}
+    given = {**FEW, "output": str(tmp_path), "ranks": [3, 3], "seeds": [5, 6], "learning_rates": [0.002] * 2}
+    given["steps"] = 2
     papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, **running.QUIETLY)
     name = "encoder.layer.3.attention.self.value"
     first, again, other = (

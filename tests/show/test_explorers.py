@@ -13,13 +13,14 @@ from helpers.digits import classifiers, controls, saliency
 from helpers.show import explorers
 from helpers.show.explore import Frozen
 from helpers.subspaces import chance
+from tests.notebooks.running import MINILM
 
 NUMBER = r"(−?[\d.]+)"
 
 
 @pytest.fixture(scope="module")
 def inputs():
-    return subspaces.Similarity(parameters.SubspaceSimilarity())
+    return subspaces.Similarity(parameters.SubspaceSimilarity(**MINILM))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def digits_of_a_run():
 def build(request, inputs, digits_of_a_run):
     """A function that gives a new explorer of a notebook."""
     return {
-        "01": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(), inputs),
+        "01": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(**MINILM), inputs),
         "01 paper": lambda: explorers.subspace_similarity(parameters.SubspaceSimilarity(preset="paper")),
         "02": lambda: explorers.random_baselines(parameters.RandomBaselines(draws=200)),
         "03": lambda: explorers.digit_saliency(*digits_of_a_run),
@@ -92,7 +93,7 @@ def test_sliders_parameters_and_schema_are_one_set_of_names(build):
 
 
 def test_the_line_of_01_reads_phi_chance_and_z(inputs):
-    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), inputs)
+    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(**MINILM), inputs)
     module = "encoder.layer.2.attention.self.value"
     _, line = explorer.picture(layer=2, projection="value", factor="BA", side="left", read_i=20, read_j=8)
     left_w = np.linalg.svd(inputs.base.weight(module))[0]
@@ -125,7 +126,7 @@ def test_excess_and_z_of_01_are_phi_less_chance():
 
 
 def test_what_01_cannot_show_is_a_sentence(inputs):
-    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(), inputs)
+    explorer = explorers.subspace_similarity(parameters.SubspaceSimilarity(**MINILM), inputs)
     with pytest.raises(ValueError, match=r"colour_low is 0\.4 and colour_high is 0\.2"):
         explorer.picture(colour_low=0.4, colour_high=0.2)
     for read_i, i in ((300, 38), (1, 14), (0, 14), (20, 20)):  # held within the rows shown

