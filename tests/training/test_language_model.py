@@ -65,9 +65,12 @@ def test_cards_say_what_was_recorded(data):
     "found", ["", "{", "[]", '{"settings": {"steps": 3}}', '{"settings": {"steps": 4}, "curve": []}']
 )
 def test_an_unfinished_or_other_training_is_none(tmp_path, found):
-    assert adapters.curve(tmp_path / "nowhere", {"steps": 3}) is None
+    settings = {"steps": 3, "threads": 1}
+    assert adapters.curve(tmp_path / "nowhere", settings) is None
     (tmp_path / adapters.RECORD).write_text(found)
-    assert adapters.curve(tmp_path, {"steps": 3}) is None
+    assert adapters.curve(tmp_path, settings) is None
+    adapters.save_record(tmp_path, {"settings": settings | {"threads": 2}, "curve": [{"step": 3}]})
+    assert adapters.curve(tmp_path, settings) == [{"step": 3}]
 
 
 def test_an_adapter_is_measured_as_it_is_stored(loaded):
