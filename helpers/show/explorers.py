@@ -36,7 +36,7 @@ def subspace_similarity(p, study=None):
     single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True)) if study else {}
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
     shapes = [study.base.shape(name) for name in work.places.values()] if study else []
-    some = sorted(layers)[:: max(1, len(layers) // 6)]  # of a deep model
+    some = tuple(sorted(layers)[:: max(1, len(layers) // 6)])  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
     available, widest = min(study.base.shape(study.module)) if study else d, max(grid.shape[1] for grid in grids)
     sparse = range(0, available, max(1, available // 24))

@@ -115,6 +115,14 @@ def test_every_layer_is_surveyed(minilm):
     assert found["holds"] is (found["statistic"] < 0.05)
 
 
+def test_what_the_readme_says_of_the_encoder(minilm):
+    table = rows(minilm, "layers")
+    beyond = sum(row["p_holm"] < 0.05 for row in table)
+    assert f"{beyond} of {len(table)} lie beyond chance on the reading side" in (ROOT / "README.md").read_text()
+    assert claims(minilm)["its_own_weight"]["holds"] is True
+    assert claims(minilm)["untrained_is_chance"]["holds"] is True
+
+
 def test_p_values_of_the_layers_are_shares_of_random_pairs(minilm):
     """p from 40,000 random pairs by QR; Holm's correction by hand."""
     bases = np.linalg.qr(np.random.default_rng(6).standard_normal((40000, 384, 4)))[0]

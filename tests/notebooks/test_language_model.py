@@ -1,0 +1,115 @@
+"""Notebook 01 at its defaults, held against numpy on the raw files: four bits a number, bfloat16, thirty layers."""
+
+import re
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from scipy import linalg
+
+from helpers.paths import ROOT
+from tests.notebooks import running
+from tests.notebooks.running import claims, rows
+
+NOTEBOOK = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
+LABELS = {"r = 4": "r4", "r = 8": "r8", "r = 64": "r64", "r = 64′": "r64-seed1"}
+D, FIRST, J = 576, 21, 4
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("default")
+
+
+@pytest.fixture(scope="module")
+def default(place):
+    return running.execute(NOTEBOOK, place)
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    (file,) = (ROOT / "data/SmolLM2-135M-Instruct").glob("*.gguf")
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+
+
+def weight(tensors, layer, part):
+    """W from the file; its rows of each head lie [half, pair] in transformers and [pair, half] in llama.cpp."""
+    tensor = tensors[f"blk.{layer}.attn_{part}.weight"]
+    stored = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(float)
+    return stored.reshape(-1, 32, 2, D).swapaxes(1, 2).reshape(-1, D) if part == "q" else stored
+
+
+def leading_a(label, layer, part, file="adapter_model"):
+    tensors = load_file(ROOT / "data/language_model_adapters" / LABELS[label] / f"{file}.safetensors")
+    (a,) = [t for name, t in tensors.items() if f"layers.{layer}.self_attn.{part}_proj.lora_A" in name]
+    return np.linalg.svd(a.double().numpy())[2][:J].T
+
+
+def phi(weight, v, i=FIRST):
+    return float((np.cos(linalg.subspace_angles(np.linalg.svd(weight)[2][:i].T, v)) ** 2).mean())
+
+
+def test_the_module_pictured_trained_and_untrained(default, tensors):
+    table = rows(default, "untrained")
+    assert [row["adapter"] for row in table] == list(LABELS)
+    for row in table:
+        for column, file in (("trained", "adapter_model"), ("untrained", "untrained_A")):
+            expected = phi(weight(tensors, 14, "q"), leading_a(row["adapter"], 14, "q", file))
+            assert row[column] == pytest.approx(expected, abs=1e-6)
+        assert row["chance"] == pytest.approx(FIRST / D)
+
+
+def test_every_layer_of_thirty(default, tensors):
+    table = {(row["projection"], row["layer"], row["adapter"]): row for row in rows(default, "layers")}
+    assert len(table) == 2 * 30 * 4
+    rng = np.random.default_rng(0)
+    for n in rng.choice(len(table), 8, replace=False):
+        (projection, layer, label), row = list(table.items())[n]
+        part, own = projection[0], leading_a(label, layer, projection[0])
+        assert row["phi"] == pytest.approx(phi(weight(tensors, layer, part), own), abs=1e-6)
+    others = [phi(weight(tensors, other, "v"), leading_a("r = 8", 3, "v")) for other in range(30) if other != 3]
+    assert table["v_proj", 3, "r = 8"]["elsewhere"] == pytest.approx(np.mean(others), abs=1e-6)
+
+
+def test_what_was_drawn_for_four_bits_is_what_four_bits_may_do(default, place, tensors):
+    """The shift that the notebook tells of is in the range of ours, from the steps of the blocks themselves."""
+    told = float(re.search(r"φ in the panels moves by ([\d.]+) at most", running.shown(place / "out.ipynb"))[1])
+    tensor = tensors["blk.14.attn_q.weight"]
+    scale = tensor.data.reshape(-1, 20)[:, :2].copy().view(np.float16).astype(float)  # of 32 numbers, the step
+    w = weight(tensors, 14, "q")
+    steps = np.repeat(scale, 32, 1).reshape(D, D).reshape(-1, 32, 2, D).swapaxes(1, 2).reshape(D, D)
+    moves, rng = [], np.random.default_rng(1)
+    for _ in range(3):
+        moved = w + steps * rng.uniform(-0.5, 0.5, w.shape)
+        moves += [
+            abs(phi(moved, leading_a(label, 14, "q"), i) - phi(w, leading_a(label, 14, "q"), i))
+            for label in LABELS
+            for i in (FIRST, 39, 57)
+        ]
+    assert max(moves) / 2 < told < 12 * max(moves)  # one cell in three rows here, every cell there
+
+
+def test_the_summary_in_the_readme_is_true(default):
+    readme = (ROOT / "README.md").read_text()
+    table, found = rows(default, "layers"), claims(default)
+    beyond = sum(row["p_holm"] < 0.05 for row in table)
+    ratio = np.mean([row["phi"] for row in table]) / (FIRST / D)
+    assert f"φ is {ratio:.2f} times chance, and corrected for their number {beyond} of {len(table)} lies" in readme
+    kept = [row["A kept"] for row in rows(default, "untrained")]
+    assert f"keeps {min(kept):.0%} to {max(kept):.0%} of".replace("%", " %") in readme
+    assert found["untrained_is_chance"]["holds"] is True
+
+
+def test_what_the_readme_says_of_the_other_side(tmp_path):
+    """Left directions of B A: computed here in the notebook, and once more by hand at one place."""
+    result = running.execute(NOTEBOOK, tmp_path, factor="BA", side="left")
+    table = [row for row in rows(result, "layers") if row["projection"] == "q_proj"]
+    beyond = sum(row["p_holm"] < 0.05 for row in table)
+    ratio = np.mean([row["phi"] for row in table]) / (FIRST / D)
+    readme = (ROOT / "README.md").read_text()
+    assert f"φ of the queries is {ratio:.2f} times chance, and {beyond} of {len(table)} lie beyond it" in readme
+
+
+def test_the_committed_outputs_are_those_of_a_run_now(default, place):
+    running.assert_same_outputs(NOTEBOOK, place / "out.ipynb")
