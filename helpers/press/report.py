@@ -94,10 +94,12 @@ class Report:
 
         frame: DataFrame, recorded; a named index becomes a column. shown: how it reads best, where that is not `frame`.
         """
-        frame = frame.reset_index() if frame.index.name else frame
+        frame, shown = (
+            each.reset_index() if each.index.name else each for each in (frame, frame if shown is None else shown)
+        )
         columns = [str(column) for column in frame.columns]
         self.tables[name] = {"columns": columns, "rows": frame.astype(object).values.tolist()}
-        display(HTML(_table(frame if shown is None else shown, self.about + caption)))
+        display(HTML(_table(shown, self.about + caption)))
 
     def figure(self, figure, alt):
         """Show a matplotlib figure. alt: what a sighted reader takes from it, with the numbers."""

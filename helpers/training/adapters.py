@@ -80,9 +80,9 @@ def size_table(base, directories):
     """‖ΔW‖/‖W‖ of each directory's weights against the model in `base`, in both norms: median and largest module."""
     model, rows = weights.open_base(base), {}
     for directory in directories:
-        updates, ratios = weights.open_update(directory, base), []
-        for theirs, name in ((w, u) for w, u in weights.match(model, updates).items()):
-            delta, weight = (torch.from_numpy(m).double() for m in (updates.delta(name), model.weight(theirs)))
+        updates, ratios = weights.open_update(directory, model), []
+        for module, name in weights.match(model, updates).items():
+            delta, weight = (torch.from_numpy(m).double() for m in (updates.delta(name), model.weight(module)))
             ratios.append(
                 {
                     "Frobenius norm": float(delta.norm() / weight.norm()),

@@ -18,8 +18,16 @@ from tests.notebooks.running import claims, rows
 NOTEBOOK = ROOT / "notebooks" / "02_random_baselines.ipynb"
 
 
-def execute(place, **given):
-    return running.execute(NOTEBOOK, place, **given)
+# Section 5 of six layers in place of thirty, where a test is about the other sections.
+FEW_LAYERS = """
+from functools import partial
+from tests.notebooks.running import MINILM
+parameters.SubspaceSimilarity = partial(parameters.SubspaceSimilarity, **MINILM)
+"""
+
+
+def execute(place, before="", **given):
+    return running.execute(NOTEBOOK, place, before, **given)
 
 
 def drawn_phi(d, i, j, draws, seed):
@@ -42,7 +50,7 @@ def default(default_place):
 def test_the_moments_are_those_of_whole_random_matrices(default):
     for row in rows(default, "moments"):
         if row["j"] <= 38:
-            phi = drawn_phi(384, row["i"], row["j"], 2000, [1, row["i"], row["j"]])
+            phi = drawn_phi(576, row["i"], row["j"], 2000, [1, row["i"], row["j"]])
             assert row["mean"] == pytest.approx(phi.mean(), abs=4 * phi.std() / np.sqrt(2000))
             assert row["sd"] == pytest.approx(phi.std(), rel=0.1)
     for name in ("mean_formula", "variance_formula", "law_is_beta", "tail_is_known"):
@@ -54,14 +62,14 @@ def test_the_most_surprising_cell_of_whole_random_grids(default):
     (row,) = rows(default, "grid")
     rng = np.random.default_rng(4)
     i, j = np.ogrid[1:39, 1:9]
-    bases = np.linalg.qr(rng.standard_normal((400, 384, 8)))[0][:, :38]
-    tails = chance.log_tail_probability(subspaces.cumulative_phi(bases), i, j, 384).min((1, 2))
+    bases = np.linalg.qr(rng.standard_normal((400, 576, 8)))[0][:, :38]
+    tails = chance.log_tail_probability(subspaces.cumulative_phi(bases), i, j, 576).min((1, 2))
     assert np.mean(tails < np.log(row["p"])) == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 * (1 / 400 + 1 / 3000)))
     assert 1 < row["looks"] < row["cells"]
 
 
 def test_the_near_tail_is_what_draws_count(default):
-    phi = drawn_phi(384, 38, 8, 20000, 2)
+    phi = drawn_phi(576, 38, 8, 20000, 2)
     for row in rows(default, "tail")[:3]:
         share = np.mean(phi >= row["phi"])
         error = 4 * np.sqrt(share / 20000)
@@ -86,17 +94,17 @@ def test_the_published_picture_is_read_against_i_over_d(default):
 def test_the_nulls_of_the_bundled_model(default):
     table = {row["pairing"]: row for row in rows(default, "nulls")}
     trained, untrained, elsewhere, swapped, matched = table.values()
-    assert [row["pairs"] for row in table.values()] == [48, 48, 240, 48, 288]
-    assert trained["phi / chance"] > swapped["phi / chance"]
-    assert abs(untrained["mean z"]) < 0.6
-    assert matched["mean z"] == pytest.approx(0, abs=0.4)  # 12 random W: the pairs are not independent
-    assert matched["sd of z"] == pytest.approx(1, abs=0.2)
-    assert trained["mean z"] > elsewhere["mean z"] > 0.3
+    assert [row["pairs"] for row in table.values()] == [240, 240, 6960, 240, 7200]
+    assert abs(untrained["mean z"]) < 0.3
+    assert matched["mean z"] == pytest.approx(0, abs=0.2)  # 60 random W: the pairs are not independent
+    assert matched["sd of z"] == pytest.approx(1, abs=0.1)
+    assert trained["mean z"] > elsewhere["mean z"] > untrained["mean z"]
+    assert swapped["sd of z"] > 1.5  # a query's A and its layer's value have something in common in some layers
     found = claims(default)
     assert found["own_is_random"]["holds"] is False
     assert found["untrained_is_random"]["holds"] is True
     assert found["elsewhere_is_random"]["holds"] is False
-    assert found["own_layer_is_special"]["holds"] is True
+    assert found["own_layer_is_special"]["holds"] is False  # of the queries it is, of the values not
 
 
 def test_both_notebooks_agree_on_the_layers(default):
@@ -113,9 +121,9 @@ def test_both_notebooks_agree_on_the_layers(default):
 def test_planted_pairs_are_found_and_what_is_detectable_falls_with_d_and_j(default):
     for row in rows(default, "planted"):
         assert row["φ found"] == pytest.approx(row["planted φ"])
-    table = {(row["d"], row["j"]): row["among n / chance"] for row in rows(default, "power") if row["i"] != 14}
-    assert table[128, 4] > table[384, 4] > table[4096, 4] > table[12288, 4] > 1
-    assert table[384, 1] > table[384, 4] > table[384, 8] > 1
+    table = {(row["d"], row["j"]): row["among n / chance"] for row in rows(default, "power") if row["i"] != 21}
+    assert table[128, 4] > table[576, 4] > table[4096, 4] > table[12288, 4] > 1
+    assert table[576, 1] > table[576, 4] > table[576, 8] > 1
 
 
 def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
@@ -126,7 +134,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     small = {"dimension": 60, "rank_i": 14, "rank_j": 4, "draws": 200}
     results = []
     for n, seed in enumerate((3, 3, 4)):
-        results.append(execute(tmp_path / str(n), **small, seed=seed))
+        results.append(execute(tmp_path / str(n), FEW_LAYERS, **small, seed=seed))
     assert results[0]["tables"] == results[1]["tables"]
     assert results[0]["claims"] == results[1]["claims"]
     assert results[0]["tables"]["moments"] != results[2]["tables"]["moments"]
@@ -153,7 +161,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     ids=str,
 )
 def test_unusual_but_legal_parameters(tmp_path, given):
-    result = execute(tmp_path, **given)
+    result = execute(tmp_path, FEW_LAYERS, **given)
     assert result["complete"] is True
     assert all(row["drawn mean"] <= 1 + 1e-12 for row in rows(result, "moments"))
 
@@ -162,7 +170,7 @@ def test_unusual_but_legal_parameters(tmp_path, given):
     ("given", "message"),
     [
         ({"dimension": 0}, "parameter dimension is 0"),
-        ({"rank_i": 384}, "rank_i must be 1 … 383"),
+        ({"rank_i": 576}, "rank_i must be 1 … 575"),
         ({"draws": 1}, "parameter draws is 1"),
         ({"rank": 4}, "there is no parameter 'rank'; did you mean 'rank_j'"),
     ],
