@@ -111,36 +111,37 @@ def excess_curves(i, curves, band, title):
     return figure
 
 
-def layer_panels(panels, chance, band, title):
-    """φ at one (i, j) in every layer: trained filled, untrained hollow, other layers' W a dash; chance behind.
+def layer_panels(table, chance, band, title):
+    """φ at one (i, j) in every layer, a panel a projection (down) and adapter (across): untrained → trained.
 
-    panels: {title: table} with columns layer, adapter, phi, untrained and elsewhere (NaN: unknown), and beyond: whether
-    the trained dot is ringed as beyond chance.
-    chance: its mean. band: (label, low, high) of chance.
+    table: columns projection, layer, adapter, phi, untrained and elsewhere (NaN: unknown), and beyond: whether the dot
+    is ringed. chance: its mean. band: (label, low, high) of chance.
     """
-    figure = Figure(figsize=(1.5 + 4.2 * len(panels), 4), layout="constrained")
-    every_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
-    label, low, high = band
-    for axes, (name, table) in zip(every_axes, panels.items(), strict=True):
-        axes.axhspan(low, high, color="0.88", label=label)
-        axes.axhline(chance, color="0.4", linewidth=0.8)
-        adapters = table["adapter"].unique()
-        colours = sns.color_palette("colorblind", len(adapters))
-        for n, adapter in enumerate(adapters):
-            rows, colour = table[table["adapter"] == adapter], colours[n]
-            place = rows["layer"] + 0.16 * (n - (len(adapters) - 1) / 2)
-            axes.plot(place, rows["phi"], "o", color=colour, label=adapter)
-            ringed = rows["beyond"]
-            axes.plot(place[ringed], rows.loc[ringed, "phi"], "o", color="black", markersize=9, markerfacecolor="none")
-            axes.plot(place, rows["untrained"], "o", color=colour, markerfacecolor="none")
-            axes.plot(place, rows["elsewhere"], "_", color=colour, markersize=9, markeredgewidth=2)
-        layers = sorted(table["layer"].unique())
-        axes.set(title=name, xlabel="layer", xticks=layers[:: 1 + len(layers) // 16])
-    every_axes[0].set_ylabel(r"$\phi$")
-    every_axes[-1].plot([], [], "o", color="0.4", markerfacecolor="none", label="untrained")
-    every_axes[-1].plot([], [], "o", color="black", markersize=9, markerfacecolor="none", label="beyond chance (Holm)")
-    every_axes[-1].plot([], [], "_", color="0.4", markeredgewidth=2, label="with the other layers' W")
-    every_axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    kinds, adapters = table["projection"].unique(), table["adapter"].unique()
+    figure = Figure(figsize=(1.2 + 2.1 * len(adapters), 1.1 + 1.9 * len(kinds)), layout="constrained")
+    every_axes = figure.subplots(len(kinds), len(adapters), sharex=True, sharey=True, squeeze=False)
+    (label, low, high), (one, other, *_) = band, sns.color_palette("colorblind")
+    for kind, row in zip(kinds, every_axes, strict=True):
+        for adapter, axes in zip(adapters, row, strict=True):
+            part = table[(table["projection"] == kind) & (table["adapter"] == adapter)]
+            layer, phi, ringed = part["layer"], part["phi"], part[part["beyond"]]
+            axes.axhspan(low, high, color="0.88", label=label)
+            axes.axhline(chance, color="0.4", linewidth=0.8)
+            axes.vlines(layer, part["untrained"], phi, color=one, linewidth=0.8)
+            axes.plot(layer, part["untrained"], "o", color=one, markersize=3, markerfacecolor="none", label="untrained")
+            axes.plot(layer, phi, "o", color=one, markersize=4, label="trained")
+            axes.plot(layer, part["elsewhere"], "_", color=other, markersize=5, label="with the other layers' W")
+            look = {"color": "black", "markersize": 8, "markerfacecolor": "none", "label": "beyond chance (Holm)"}
+            axes.plot(ringed["layer"], ringed["phi"], "o", **look)
+    for adapter, axes in zip(adapters, every_axes[0], strict=True):
+        axes.set_title(adapter, fontsize="medium")
+    for kind, axes in zip(kinds, every_axes[:, 0], strict=True):
+        axes.set_ylabel(kind.replace("$", r"\$") + r": $\phi$")  # a name is no formula
+    layers = sorted(table["layer"].unique())
+    for axes in every_axes[-1]:
+        axes.set(xlabel="layer", xticks=layers[:: 1 + len(layers) // 8])
+    signs = every_axes[0, 0].get_legend_handles_labels()
+    figure.legend(*signs, frameon=False, fontsize="small", ncols=5, loc="outside lower center")
     set_title(figure, title)
     sns.despine(figure)
     return figure

@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from helpers import show
-from helpers.subspaces import chance
 
 
 def panels(figure):
@@ -121,20 +120,29 @@ def test_span(values, text):
     assert show.span(values) == text
 
 
-def test_curves_and_layers_show_what_they_are_given():
+def test_curves_show_what_they_are_given():
     i = np.arange(5, 9)
     band = ("band", np.full(4, -0.01), np.full(4, 0.02))
     figure = show.excess_curves(i, {"r = 4": (i / 10, i / 30), "r = 8": (i / 10, i / 20)}, band, "t")
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--", "-", "--"]
-    table = pd.DataFrame({"layer": [0, 1], "adapter": "r = 4", "phi": [0.2, 0.3], "untrained": [0.1, np.nan]})
-    table["elsewhere"], table["beyond"] = [0.15, 0.16], [False, True]
-    figure = show.layer_panels({"query": table}, chance.mean(5, 2, 20), ("chance", 0.1, 0.4), "t")
-    drawn = [line for line in figure.axes[0].lines if line.get_marker() in "o_" and len(line.get_xdata())]
-    np.testing.assert_array_equal(drawn[0].get_ydata(), [0.2, 0.3])
-    np.testing.assert_array_equal(drawn[1].get_ydata(), [0.3])
-    np.testing.assert_array_equal(drawn[2].get_ydata(orig=False), [0.1, np.nan])
-    np.testing.assert_array_equal(drawn[3].get_ydata(), [0.15, 0.16])
-    assert "chance" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_layers_show_what_they_are_given():
+    table = pd.DataFrame({"layer": [0, 1] * 2, "adapter": ["r = 4"] * 2 + ["r = 8"] * 2, "phi": [0.2, 0.3, 0.4, 0.1]})
+    table["projection"], table["untrained"], table["elsewhere"] = "query", [0.1, np.nan, 0.2, 0.3], 0.15
+    figure = show.layer_panels(table.assign(beyond=table["phi"] > 0.25), 0.25, ("chance", 0.1, 0.35), "t")
+    assert [axes.get_title() for axes in figure.axes] == ["r = 4", "r = 8"]
+    for axes, name in zip(figure.axes, ("r = 4", "r = 8"), strict=True):
+        part, drawn = table[table["adapter"] == name], {line.get_label(): line for line in axes.lines}
+        np.testing.assert_array_equal(drawn["trained"].get_xydata(), part[["layer", "phi"]])
+        np.testing.assert_array_equal(drawn["untrained"].get_ydata(orig=False), part["untrained"])
+        np.testing.assert_array_equal(drawn["with the other layers' W"].get_ydata(), part["elsewhere"])
+        ringed = part.loc[part["phi"] > 0.25, "phi"]
+        np.testing.assert_array_equal(drawn["beyond chance (Holm)"].get_ydata(), ringed)
+    assert "chance" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_learning_curves_show_what_they_are_given():
     curves = {"r4": [{"step": 0, "accuracy": 0.5}, {"step": 9, "accuracy": 0.8}]}
     figure = show.learning_curves(curves, {"yardstick": 0.7}, texts=100)
     np.testing.assert_allclose(figure.axes[0].containers[0].lines[0].get_ydata(orig=False), [0.5, 0.8])
