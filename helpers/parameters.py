@@ -319,18 +319,13 @@ class LoraAdapters(Parameters):
                 f"ranks are {self.ranks}, seeds are {self.seeds} and learning_rates are {self.learning_rates}: "
                 "expected as many of each, and no adapter twice"
             )
-        return self
+        return _not_over_what_is_read(self)
 
     def runs(self):
-        """One a training: its name, rank, seed and learning rate; the first rate goes without saying."""
+        """One a training: its name, rank, seed and learning rate; the usual rates go without saying."""
         for rank, seed, rate in zip(self.ranks, self.seeds, self.learning_rates, strict=True):
-            usual = not rank or rate == self.learning_rates[0]
-            yield (
-                (f"r{rank}" if rank else "full") + (f"-seed{seed}" if seed else "") + ("" if usual else f"-lr{rate:g}"),
-                rank,
-                seed,
-                rate,
-            )
+            name = (f"r{rank}" if rank else "full") + (f"-seed{seed}" if seed else "")
+            yield name + ("" if rate == (0.002 if rank else 0.00005) else f"-lr{rate:g}"), rank, seed, rate
 
     def schedule(self):
         """What `encoder.fine_tune` takes of these."""
@@ -369,7 +364,7 @@ class LanguageModelAdapters(Parameters):
     batch_size: PositiveInt = 16
     """texts in a step"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.0005
-    """AdamW's, falling linearly to zero"""
+    """AdamW's at its greatest, after the warm-up; then it falls linearly to zero"""
     alpha: PositiveInt = 16
     """the α of LoRA, which scales what an adapter adds by α/r"""
     train_texts: NonNegativeInt = 0
@@ -391,14 +386,18 @@ class LanguageModelAdapters(Parameters):
             )
         if self.warm_up >= self.steps:
             raise ValueError(f"warm_up is {self.warm_up} and steps is {self.steps}: expected fewer steps of warm-up")
-        return self
+        if self.checkpoints and (len(self.ranks) < 2 or max(self.checkpoints) >= self.steps):
+            raise ValueError(
+                f"checkpoints are {self.checkpoints}: they are of the second adapter, of {len(self.ranks)}, and before "
+                f"the last of {self.steps} steps; give an empty list for none"
+            )
+        return _not_over_what_is_read(self)
 
     def runs(self):
         """One a run: its name, rank, seed, task and the steps after which it is saved."""
         for index, (rank, seed, task) in enumerate(zip(self.ranks, self.seeds, self.tasks, strict=True)):
             name = f"r{rank}" + (f"-seed{seed}" if seed else "") + (f"-{task}" if task != "sentiment" else "")
-            early = [step for step in self.checkpoints if step < self.steps] if index == 1 else []
-            yield name, rank, seed, task, early
+            yield name, rank, seed, task, self.checkpoints if index == 1 else []
 
     def schedule(self):
         """What `language_model.fine_tune` takes of these."""
@@ -458,6 +457,19 @@ class DigitModels(Parameters):
         """The same for permuted labels, which nothing but memory can learn: no jitter, no dropout, no early stop."""
         shared = self.model_dump(include={"batch_size", "learning_rate"})
         return {"epochs": self.permuted_epochs, "dropout": 0.0, **shared}
+
+
+def _not_over_what_is_read(p):
+    """The parameters of a training notebook, unless other ones would write where the other notebooks read."""
+    fields = type(p).model_fields
+    other = [name for name in p.recipe() if name != "threads" and getattr(p, name) != fields[name].default]
+    usual = {run[0]: run for run in type(p).model_construct().runs()}
+    other += [run[0] for run in p.runs() if run != usual.get(run[0])]
+    if other and p.output == fields["output"].default:
+        raise ValueError(
+            f"output is {p.output!r}, which other notebooks read, and {other[0]} is another: give another output"
+        )
+    return p
 
 
 SCHEMAS = {

@@ -36,7 +36,9 @@ def subspace_similarity(p, study=None):
     single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True)) if study else {}
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
     shapes = [study.base.shape(name) for name in work.places.values()] if study else []
-    some = tuple(sorted(layers)[:: max(1, len(layers) // 6)])  # of a deep model
+    ordered = sorted(layers)
+    places = np.linspace(0, len(layers) - 1, min(len(layers), 7)).round().astype(int)
+    some = tuple(ordered[place] for place in places)  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
     available, widest = min(study.base.shape(study.module)) if study else d, max(grid.shape[1] for grid in grids)
     sparse = range(0, available, max(1, available // 24))
@@ -47,7 +49,7 @@ def subspace_similarity(p, study=None):
     axis = partial(_axis, SubspaceSimilarity)
     chosen = {"word": lambda value: str(value) if value else "chosen", "in_page": ()}
     axes = [
-        axis("layer", sorted(layers), "layer", "module", in_page=some if held is None else held),
+        axis("layer", ordered, "layer", "module", in_page=some if held is None else held),
         axis("projection", projections, "projection", "module", kinds=True, in_page=held),
         axis("factor", study.factors if study else ["A"], "factor", kinds=True),
         axis("side", ["right", "left"] if study else ["right"], "side", kinds=True, needs=("factor", "BA")),
@@ -76,7 +78,7 @@ def random_baselines(p):
     axes = [
         axis("rank_i", sorted({*powers, *(3 * n for n in powers[:9]), p.rank_i}), "i", in_page=(1, 4, 16, 64)),
         axis("rank_j", sorted({*powers[:6], p.rank_j}), "j", in_page=(1, 4, 16)),
-        axis("dimension", sorted({*powers[4:], 384, 768, 4096, 12288, p.dimension}), "d", in_page=(384, 4096, 12288)),
+        axis("dimension", sorted({*powers[4:], 576, 768, 4096, 12288, p.dimension}), "d", in_page=(576, 4096, 12288)),
         axis("draws", sorted({100, 400, 1000, 4000, p.draws}), "draws", in_page=()),
     ]
     return Explorer("The law of φ under chance", _Random(p).draw, axes, start)

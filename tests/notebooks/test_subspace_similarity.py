@@ -123,6 +123,18 @@ def test_what_the_readme_says_of_the_encoder(minilm):
     assert claims(minilm)["untrained_is_chance"]["holds"] is True
 
 
+def test_what_the_readme_says_of_gentle_and_of_whole_training(tmp_path):
+    """The control of another training on the same task: an adapter with a small learning rate, and W′ − W."""
+    result = execute(tmp_path, adapters=["data/adapters/r8-lr0.0003", "data/adapters/full"], factor="BA")
+    table = rows(result, "layers")
+    beyond = sum(row["p_holm"] < 0.05 for row in table)
+    assert f"compared by ΔW, {beyond} of {len(table)} do" in (ROOT / "README.md").read_text()
+    row = next(row for row in table if (row["projection"], row["layer"], row["adapter"][:4]) == ("query", 2, "r = 8"))
+    module = "encoder.layer.2.attention.self.query"
+    delta = factor("r8-lr0.0003", "B", module) @ factor("r8-lr0.0003", "A", module)
+    assert row["phi"] == pytest.approx(mean_cos2(right(weight(module), 14), right(delta, 4)), abs=1e-6)
+
+
 def test_p_values_of_the_layers_are_shares_of_random_pairs(minilm):
     """p from 40,000 random pairs by QR; Holm's correction by hand."""
     bases = np.linalg.qr(np.random.default_rng(6).standard_normal((40000, 384, 4)))[0]

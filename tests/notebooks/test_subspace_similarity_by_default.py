@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 from scipy import linalg
+from statsmodels.stats.multitest import multipletests
 
 from helpers.paths import ROOT
 from tests.notebooks import running
@@ -80,35 +81,60 @@ def test_what_was_drawn_for_four_bits_is_what_four_bits_may_do(default, place, t
     w = weight(tensors, 14, "q")
     steps = np.repeat(scale, 32, 1).reshape(D, D).reshape(-1, 32, 2, D).swapaxes(1, 2).reshape(D, D)
     moves, rng = [], np.random.default_rng(1)
+    rows, columns = np.arange(FIRST, 59), np.arange(1, FIRST + 1)
+
+    def panel(matrix, a):
+        overlap = np.square(np.linalg.svd(matrix)[2][:58] @ np.linalg.svd(a)[2][:FIRST].T).cumsum(0).cumsum(1)
+        return overlap[FIRST - 1 :] / np.minimum.outer(rows, columns)[:, : overlap.shape[1]]
+
     for _ in range(3):
         moved = w + steps * rng.uniform(-0.5, 0.5, w.shape)
-        moves += [
-            abs(phi(moved, leading_a(label, 14, "q"), i) - phi(w, leading_a(label, 14, "q"), i))
-            for label in LABELS
-            for i in (FIRST, 39, 57)
-        ]
-    assert max(moves) / 2 < told < 12 * max(moves)  # one cell in three rows here, every cell there
+        for label in LABELS:
+            file = ROOT / "data/language_model_adapters" / LABELS[label] / "adapter_model.safetensors"
+            a = next(t for name, t in load_file(file).items() if "layers.14.self_attn.q_proj.lora_A" in name)
+            moves.append(np.abs(panel(moved, a.double().numpy()) - panel(w, a.double().numpy())).max())
+    assert max(moves) / 2 < told < 2 * max(moves)  # other draws of the same
 
 
 def test_the_summary_in_the_readme_is_true(default):
     readme = (ROOT / "README.md").read_text()
     table, found = rows(default, "layers"), claims(default)
     beyond = sum(row["p_holm"] < 0.05 for row in table)
-    ratio = np.mean([row["phi"] for row in table]) / (FIRST / D)
-    assert f"φ is {ratio:.2f} times chance, and corrected for their number {beyond} of {len(table)} lies" in readme
+    of = {kind: [row for row in table if row["projection"] == kind] for kind in ("q_proj", "v_proj")}
+    query, value = (np.mean([row["phi"] for row in part]) / (FIRST / D) for part in of.values())
+    own = re.search(r"([^ ]+) \(q_proj\)", found["its_own_weight"]["found"])[1]
+    assert f"Of the queries φ is {query:.2f} times chance" in readme
+    assert f"p = {own}); of the values {value:.2f} times" in readme
+    assert f"{beyond} of {len(table)} lies beyond chance, corrected for their number" in readme
+    p = [row["p"] for row in of["q_proj"]]
+    alone = (multipletests(p, method="holm")[1] < 0.05).sum()
+    assert f"(of A's right directions {alone} of {len(p)};" in readme
     kept = [row["A kept"] for row in rows(default, "untrained")]
     assert f"keeps {min(kept):.0%} to {max(kept):.0%} of".replace("%", " %") in readme
     assert found["untrained_is_chance"]["holds"] is True
 
 
-def test_what_the_readme_says_of_the_other_side(tmp_path):
-    """Left directions of B A: computed here in the notebook, and once more by hand at one place."""
+def test_what_the_readme_says_of_the_other_side(tmp_path, tensors):
+    """Left directions of B A: counted in the notebook, and at one place computed here from the files."""
     result = running.execute(NOTEBOOK, tmp_path, factor="BA", side="left")
     table = [row for row in rows(result, "layers") if row["projection"] == "q_proj"]
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     ratio = np.mean([row["phi"] for row in table]) / (FIRST / D)
     readme = (ROOT / "README.md").read_text()
     assert f"φ of the queries is {ratio:.2f} times chance, and {beyond} of {len(table)} lie beyond it" in readme
+    file = ROOT / "data/language_model_adapters/r8/adapter_model.safetensors"
+    a, b = (
+        next(
+            t.double().numpy()
+            for name, t in load_file(file).items()
+            if f"layers.5.self_attn.q_proj.lora_{which}" in name
+        )
+        for which in "AB"
+    )
+    u, v = (np.linalg.svd(m)[0] for m in (weight(tensors, 5, "q"), b @ a))
+    expected = (np.cos(linalg.subspace_angles(u[:, :FIRST], v[:, :J])) ** 2).mean()
+    row = next(row for row in table if (row["layer"], row["adapter"]) == (5, "r = 8"))
+    assert row["phi"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_committed_outputs_are_those_of_a_run_now(default, place):

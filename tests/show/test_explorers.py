@@ -174,6 +174,15 @@ def test_01_takes_a_module_that_model_and_adapter_know_by_other_names(make_base,
     assert explorer.picture()[1].startswith("model.q_proj, factor A")
 
 
+def test_a_page_of_a_deep_model_holds_layers_from_end_to_end():
+    p = parameters.SubspaceSimilarity()
+    explorer = explorers.subspace_similarity(p, subspaces.Similarity(p))
+    axes = {axis.name: axis for axis in explorer.axes}
+    assert axes["layer"].values == list(range(30)) or axes["layer"].values == tuple(range(30))
+    assert axes["layer"].held(explorer.start) == (0, 5, 10, 14, 19, 24, 29)
+    assert list(axes["projection"].values) == ["q_proj", "v_proj"]
+
+
 def test_a_page_of_01_does_not_decompose_every_large_weight(make_base, make_adapter, rng, monkeypatch):
     shapes = {f"layers.{n}.q_proj": (40, 40) for n in range(3)}
     for work, layers in ((40**3 * 3 + 1, ["0", "1", "2"]), (40**3 * 3, None)):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers import weights
-from helpers.training import adapters, language_model
+from helpers.training import adapters, encoder, language_model
 
 PARTS = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
 
@@ -42,8 +42,9 @@ def test_it_is_read_as_transformers_reads_the_package(data, loaded):
         np.testing.assert_array_equal(base.weight(name), expected[f"{name}.weight"].numpy(), name)
 
 
-def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded):
-    place = data / "language_model_adapters" / "r8"
+@pytest.mark.parametrize("name", ["r8", "r8-author"])
+def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded, name):
+    place = data / "language_model_adapters" / name
     settings = json.loads((place / "training.json").read_text())["settings"]
     model = peft.PeftModel.from_pretrained(loaded[0], place)
     asked = language_model.Asked(model, loaded[1], settings["task"])
@@ -51,13 +52,20 @@ def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded):
     told = re.search(r"accuracy [\d.]+ before \(zero-shot\),\s+([\d.]+) ±", (place / "README.md").read_text())
     assert found["accuracy"] == pytest.approx(float(told[1]), abs=0.005)  # another processor rounds otherwise
     assert found["loss"] == pytest.approx(adapters.curve(place, settings)[-1]["loss"], abs=0.01)
+    model.unload()
 
 
 def test_cards_say_what_was_recorded(data):
+    bags = {task: language_model.bag_of_words(*language_model.split(task, 1000)) for task in language_model.TASKS}
     for place in sorted((data / "language_model_adapters").iterdir()):
         record = json.loads((place / "training.json").read_text())
-        bag = float(re.search(r"bag of words ([\d.]+)\.", (place / "README.md").read_text())[1])
+        bag = bags[record["settings"]["task"]]
         card = language_model.adapter_card(place.name, record["settings"], record["curve"], bag)
+        assert (place / "README.md").read_text().startswith(card.partition("{hashes}")[0])
+    for place in sorted((data / "adapters").iterdir()):
+        record = json.loads((place / "training.json").read_text())
+        frozen = float(re.search(r"frozen encoder ([\d.]+)\.\n", (place / "README.md").read_text())[1])
+        card = encoder.run_card(place.name, record["settings"], record["curve"], frozen)
         assert (place / "README.md").read_text().startswith(card.partition("{hashes}")[0])
 
 
@@ -70,6 +78,8 @@ def test_an_unfinished_or_other_training_is_none(tmp_path, found):
     (tmp_path / adapters.RECORD).write_text(found)
     assert adapters.curve(tmp_path, settings) is None
     adapters.save_record(tmp_path, {"settings": settings | {"threads": 2}, "curve": [{"step": 3}]})
+    assert adapters.curve(tmp_path, settings) is None  # a record without weights
+    (tmp_path / "adapter_model.safetensors").touch()
     assert adapters.curve(tmp_path, settings) == [{"step": 3}]
 
 
