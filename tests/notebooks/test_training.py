@@ -40,7 +40,7 @@ def test_it_reports_accuracy_before_and_after_beside_the_frozen_encoder(trained)
     result = json.loads((trained / "results.json").read_text())
     table = result["tables"]["accuracy"]
     assert table["columns"] == ["adapter", "before", "at two thirds", "after", "±", "frozen encoder"]
-    assert [row[0] for row in table["rows"]] == ["r2", "r3-seed5", "full"]
+    assert [row[0] for row in table["rows"]] == ["r2", "r3-seed5", "full-lr0.0001"]
     assert all(0 <= value <= 1 for row in table["rows"] for value in row[1:])
     assert {claim["name"] for claim in result["claims"]} == {"beats_frozen", "levelled_off"}
     outputs = [output for cell in nbformat.read(trained / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
@@ -75,7 +75,7 @@ def test_it_saves_adapters_as_peft_does_with_their_untrained_a(trained):
 def test_of_the_model_trained_whole_it_saves_what_the_base_has(trained):
     """Every projection moved, by little, and the base's own did not."""
     base = weights.open_base(trained / "data" / "all-MiniLM-L6-v2")
-    updates = weights.open_update(trained / "data" / "adapters" / "full", base)
+    updates = weights.open_update(trained / "data" / "adapters" / "full-lr0.0001", base)
     assert updates.modules() == base.modules()
     for name in updates.modules():
         assert 0 < np.linalg.norm(updates.delta(name)) < 0.1 * np.linalg.norm(base.weight(name))
