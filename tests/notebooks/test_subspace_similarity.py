@@ -129,7 +129,7 @@ def test_what_the_readme_says_of_gentle_and_of_whole_training(tmp_path):
     table = rows(result, "layers")
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     assert f"compared by ΔW, {beyond} of {len(table)} do" in (ROOT / "README.md").read_text()
-    row = next(row for row in table if (row["projection"], row["layer"], row["adapter"][:4]) == ("query", 2, "r = 8"))
+    row = next(row for row in table if (row["projection"], row["layer"], row["adapter"]) == ("query", 2, "r = 8"))
     module = "encoder.layer.2.attention.self.query"
     delta = factor("r8-lr0.0003", "B", module) @ factor("r8-lr0.0003", "A", module)
     assert row["phi"] == pytest.approx(mean_cos2(right(weight(module), 14), right(delta, 4)), abs=1e-6)
