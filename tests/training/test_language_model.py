@@ -69,6 +69,18 @@ def test_cards_say_what_was_recorded(data):
         assert (place / "README.md").read_text().startswith(card.partition("{hashes}")[0])
 
 
+def test_the_recipe_in_the_readme_is_the_recorded_one(data):
+    readme = (data.parent / "README.md").read_text()
+    for name in ("r4", "r8", "r64", "r64-seed1"):
+        record = json.loads((data / "language_model_adapters" / name / "training.json").read_text())
+        settings, before, after = record["settings"], record["curve"][0], record["curve"][-1]
+        assert settings["learning_rate"] == 5e-4
+        assert (
+            f"({settings['steps']} steps, learning rate 5·10⁻⁴; held-out accuracy {before['accuracy']:.2f} →" in readme
+        )
+        assert f"→ {after['accuracy']:.2f})" in readme, name
+
+
 @pytest.mark.parametrize(
     "found", ["", "{", "[]", '{"settings": {"steps": 3}}', '{"settings": {"steps": 4}, "curve": []}']
 )
