@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .DELETE_ON_ERROR:
 
 # The training notebooks are not among these: they take an hour and more (make notebooks NOTEBOOKS=notebooks/training/…).
-# The last take longest, so they go first.
+# 03 takes longest, so it is among the first.
 NOTEBOOKS ?= $(filter-out %.failed.ipynb,$(shell ls -r notebooks/*.ipynb))
 
 report: .venv/report.stamp

@@ -51,13 +51,15 @@ class Parameters(BaseModel):
     """Base of the schemas: strict types, no unknown names; the text below a field is its help.
 
     What papermill and command lines hand over as text ('true', '[1, 2]', a numpy scalar as '3') is read as the field's
-    type first, its words by `meaning`. inputs: the fields that name files or directories to read.
+    type first, its words by `meaning`. inputs: the fields that name files or directories to read. gone: {name of a
+    parameter that there once was: what to do instead}.
     """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
     inputs: ClassVar[tuple[str, ...]] = ()
+    gone: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def check(cls, values) -> Self:
@@ -80,7 +82,7 @@ class Parameters(BaseModel):
         if unknown := [name for name in values if name not in cls.model_fields]:
             near = difflib.get_close_matches(unknown[0], cls.model_fields, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.model_fields)}"
-            raise ValueError(f"there is no parameter {unknown[0]!r}; {hint}")
+            raise ValueError(f"there is no parameter {unknown[0]!r}; {cls.gone.get(unknown[0], hint)}")
         try:
             return cls(**values)
         except ValidationError as error:
@@ -91,6 +93,7 @@ class SubspaceSimilarity(Parameters):
     """Parameters of notebook 01."""
 
     inputs: ClassVar = ("base", "adapters")
+    gone: ClassVar = {"preset": "the published figure has a report of its own: run 04_published_pictures"}
 
     base: str = "data/SmolLM2-135M-Instruct"
     """directory or file of the model's weights (empty: adapters only)"""
@@ -117,8 +120,6 @@ class SubspaceSimilarity(Parameters):
     """lower end of the headline's colour scale"""
     colour_high: Annotated[float, Field(ge=0, le=1)] = 0.0
     """upper end of the headline's colour scale (both 0: the range of the panels)"""
-    preset: Literal["", "paper"] = ""
-    """paper: the published figure from a synthetic stand-in, in place of base and adapters (empty: none)"""
     quantity: Literal["phi", "excess", "z"] = "phi"
     """what the explorer shows: phi, excess (φ less its chance) or z"""
     read_i: NonNegativeInt = 0
@@ -137,8 +138,6 @@ class SubspaceSimilarity(Parameters):
                 'side is "left" with factor "A", whose left directions lie in R^r and meet none of W: '
                 'use factor "BA", or side "right"'
             )
-        if self.preset and self.factor != "A":
-            raise ValueError('preset is "paper" and factor is "BA": the stand-in has an A only, use factor "A"')
         if self.last_i and self.first_i > self.last_i:
             raise ValueError(
                 f"first_i is {self.first_i}, above last_i, {self.last_i}: rows run from first_i down to last_i"
@@ -148,11 +147,11 @@ class SubspaceSimilarity(Parameters):
                 f"colour_low is {self.colour_low} and colour_high is {self.colour_high}: "
                 "give both, the first below the second, or leave both 0 to choose"
             )
-        if not self.preset and not self.base and len(self.adapters) < 2:
+        if not self.base and len(self.adapters) < 2:
             raise ValueError(
                 "base is empty and there is one adapter: give a base to compare it with, or a second adapter"
             )
-        if not self.preset and len(set(self.adapters)) < len(self.adapters):
+        if len(set(self.adapters)) < len(self.adapters):
             raise ValueError(f"adapters names a directory twice: {self.adapters}; name each once")
         return self
 
@@ -206,7 +205,7 @@ class DigitSaliency(Parameters):
     columns: PositiveInt = 6
     """columns of the grid of the pictures"""
     method: Literal[METHODS] = "integrated_gradients"
-    """attribution of the pictures; section 5 has all that are defined for the network"""
+    """attribution of the pictures; section 4 has all that are defined for the network"""
     baseline: Literal["black", "mean"] = "black"
     """what stands for absence: black, or the mean training image"""
     condition_a: Literal[CONDITIONS] = "trained"
@@ -274,6 +273,17 @@ class DigitSaliency(Parameters):
                     f"{self.model!r}, a bundled one: leave them out, or give model"
                 )
         return self
+
+
+class PublishedPictures(Parameters):
+    """Parameters of notebook 04."""
+
+    figure: Literal["all", "phi", "digits"] = "all"
+    """pictures to draw: all, phi (figure 8 of the LoRA paper) or digits; every statement is tested"""
+    seed: NonNegativeInt = 0
+    """seed of the stand-in, of the examples and of resampling"""
+    results: str = ""
+    """where the result file goes (empty: nowhere)"""
 
 
 class LoraAdapters(Parameters):
@@ -476,6 +486,7 @@ SCHEMAS = {
     "01_subspace_similarity": SubspaceSimilarity,
     "02_random_baselines": RandomBaselines,
     "03_digit_saliency": DigitSaliency,
+    "04_published_pictures": PublishedPictures,
     "lora_adapters": LoraAdapters,
     "language_model_adapters": LanguageModelAdapters,
     "digit_models": DigitModels,

@@ -12,6 +12,7 @@ from helpers.parameters import (
     LanguageModelAdapters,
     LoraAdapters,
     Parameters,
+    PublishedPictures,
     RandomBaselines,
     SubspaceSimilarity,
     meaning,
@@ -53,8 +54,6 @@ def test_trainings_are_named_by_what_tells_them_apart():
         (SubspaceSimilarity, {"first_i": 9, "last_i": 8}, "first_i is 9, above last_i, 8"),
         (SubspaceSimilarity, {"colour_low": 0.2, "colour_high": 0.1}, "the first below the second"),
         (SubspaceSimilarity, {"colour_high": 1.5}, "parameter colour_high is 1.5"),
-        (SubspaceSimilarity, {"preset": "papers"}, "parameter preset is 'papers': input should be '' or 'paper'"),
-        (SubspaceSimilarity, {"preset": "paper", "factor": "BA"}, 'the stand-in has an A only, use factor "A"'),
         (RandomBaselines, {"dimension": 2}, "parameter dimension is 2: input should be greater than or equal to 3"),
         (RandomBaselines, {"dimension": 10.5}, "parameter dimension is 10.5: input should be a valid integer"),
         (RandomBaselines, {"rank_i": 0}, "parameter rank_i is 0: input should be greater than 0"),
@@ -78,6 +77,7 @@ def test_trainings_are_named_by_what_tells_them_apart():
         (DigitSaliency, {"colour_map": "infern"}, "expected a colour map of matplotlib; did you mean 'inferno'"),
         (DigitSaliency, {"input_std": 0.0}, "parameter input_std is 0.0: input should be greater than 0"),
         (DigitSaliency, {"input_mean": 0.1}, "describe your own model, and model is '', a bundled one"),
+        (PublishedPictures, {"figure": "8"}, "parameter figure is '8': input should be 'all', 'phi' or 'digits'"),
         (DigitModels, {"seeds": [0]}, "which notebook 03 reads, .* give another output"),
         (LoraAdapters, {"ranks": [4, -1]}, "parameter ranks.1 is -1: input should be greater than or equal to 0"),
         (LoraAdapters, {"ranks": [4], "seeds": [0, 1], "learning_rates": [0.1, 0.2]}, "as many of each"),
@@ -100,8 +100,14 @@ def test_a_bad_value_is_one_sentence(schema, values, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_the_preset_needs_neither_base_nor_adapters():
-    assert SubspaceSimilarity.check({"preset": "paper", "base": "", "adapters": ["x"]}).preset == "paper"
+def test_the_preset_that_notebook_01_had_is_refused_with_the_notebook_that_took_its_place():
+    message = "there is no parameter 'preset'; the published figure has a report of its own: run 04_published_pictures"
+    with pytest.raises(ValueError, match=message):
+        SubspaceSimilarity.parse({"preset": "paper", "seed": 1})
+    with pytest.raises(ValueError, match=message):
+        SubspaceSimilarity.check({"preset": "paper", "In": ['# Parameters\npreset = "paper"\n']})
+    with pytest.raises(ValueError, match="there is no parameter 'preset'; did you mean"):
+        RandomBaselines.parse({"preset": "paper"})
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_known_one():

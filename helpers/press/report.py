@@ -45,16 +45,14 @@ class Report:
     """Claims, tables and provenance of one run of a notebook.
 
     notebook: its name. parameters: {name: value}. results: where `finish` writes the JSON result file; empty: nowhere.
-    about: what findings, claims, tables and figures are marked with, such as "Synthetic stand-in"; empty: nothing.
     A place for the answer is shown where the report is made; `finish` fills it with the findings.
     """
 
-    def __init__(self, notebook, parameters, results="", about=""):
+    def __init__(self, notebook, parameters, results=""):
         self.started = time.monotonic()
         self.notebook = notebook
         self.parameters = {name: value for name, value in parameters.items() if name != "results"}
         self.results = results
-        self.about = f"{about}: " if about else ""
         self.claims, self.tables, self.findings, self.hashes = [], {}, [], {}
         self.answer = display(
             Markdown("*The answer stands here once the notebook has run to its end.*"), display_id=True
@@ -66,14 +64,11 @@ class Report:
 
     def say(self, markdown):
         """Show a sentence with computed numbers. Wrap names that come from files in `literal`."""
-        display(Markdown(_raised(self._marked(markdown))))
-
-    def _marked(self, markdown):
-        return f"*{self.about.rstrip()}* {markdown}" if self.about else markdown
+        display(Markdown(_raised(markdown)))
 
     def finding(self, markdown, first=False):
         """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
-        self.findings.insert(0 if first else len(self.findings), self._marked(markdown))
+        self.findings.insert(0 if first else len(self.findings), markdown)
         self.say(markdown)
 
     def claim(self, name, statement, *, statistic, threshold, holds, source, found=""):
@@ -85,27 +80,28 @@ class Report:
         """
         statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
         holds = None if holds is None or (statistic is not None and math.isnan(statistic)) else bool(holds)
-        claim = {"name": name, "statement": self.about + statement, "statistic": statistic, "threshold": threshold}
+        claim = {"name": name, "statement": statement, "statistic": statistic, "threshold": threshold}
         self.claims.append({**claim, "holds": holds, "source": source, "found": found})
         self.say(f"*Claim* ({source}): {statement} {found and f'*Found:* {found}. '}**{verdict(holds).capitalize()}.**")
 
-    def table(self, name, frame, caption, shown=None):
+    def table(self, name, frame, caption, shown=None, folded=False):
         """Record and show a table; text in it is escaped on the page.
 
         frame: DataFrame, recorded; a named index becomes a column. shown: how it reads best, where that is not `frame`.
+        folded: whether its rows are opened by a click.
         """
         frame, shown = (
             each.reset_index() if each.index.name else each for each in (frame, frame if shown is None else shown)
         )
         columns = [str(column) for column in frame.columns]
         self.tables[name] = {"columns": columns, "rows": frame.astype(object).values.tolist()}
-        display(HTML(_table(shown, self.about + caption)))
+        display(HTML(_table(shown, caption, folded=folded)))
 
     def figure(self, figure, alt):
         """Show a matplotlib figure. alt: what a sighted reader takes from it, with the numbers."""
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
-        display(Image(png.getvalue(), alt=self.about + alt, width=round(figure.get_figwidth() * 96)))
+        display(Image(png.getvalue(), alt=alt, width=round(figure.get_figwidth() * 96)))
 
     def finish(self):
         """Show all claims and the provenance, fill in the answer, write the result file (whole, or not at all)."""
@@ -120,8 +116,6 @@ class Report:
         if self.results:
             content = {"notebook": self.notebook, "parameters": self.parameters, "claims": self.claims}
             content |= {"tables": self.tables, "provenance": provenance, "complete": True}
-            if self.about:
-                content["about"] = self.about.removesuffix(": ")
             write_whole(resolve(self.results), json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
 
     def provenance(self):
@@ -199,10 +193,11 @@ def _raised(markdown):
     return re.sub(f"[{RAISED}]+", lambda found: f"<sup>{found[0].translate(LOWERED)}</sup>", markdown)
 
 
-def _table(frame, caption, kind="numbers"):
+def _table(frame, caption, kind="numbers", folded=False):
     formats = {name: _decimals(frame[name]) for name in frame.select_dtypes("float")}
     options = {"index": False, "escape": True, "border": 0, "na_rep": "–", "justify": "inherit"}
     shown = frame.rename_axis(columns=None).to_html(classes=kind, formatters=formats, **options)
+    shown = f"<details><summary>{len(frame)} rows</summary>{shown}</details>" if folded else shown
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{_raised(shown)}</figure>"
 
 

@@ -11,36 +11,33 @@ from helpers.parameters import DigitSaliency, RandomBaselines, SubspaceSimilarit
 from helpers.show import live, words
 from helpers.show.explore import Axis, Cells, Explorer
 from helpers.show.phi import phi_titles
-from helpers.subspaces import chance, paper
+from helpers.subspaces import chance
 from helpers.weights import modules
 
 WORK = 10**10  # multiplications; where decomposing all weights takes more, a page holds the one in question only
 SHORT = {"phi": "φ", "excess": "φ − chance", "z": "z"}
 
 
-def subspace_similarity(p, study=None):
+def subspace_similarity(p, study):
     """Explorer of notebook 01: φ of adapters and of random directions with W.
 
-    p: the notebook's parameters, which its axes are. study: its `subspaces.Similarity`, which has a base; without one
-    the stand-in of the preset `paper`.
+    p: the notebook's parameters, which its axes are. study: its `subspaces.Similarity`, which has a base.
     """
     work = _Similarity(p, study)
-    ranks, grids, first_i, d = work.at(p.model_copy(update={"module": study.module}) if study else p)
+    ranks, grids, first_i, _ = work.at(p.model_copy(update={"module": study.module}))
     work.window = first_i, first_i + len(grids[0]) - 1
     names = ("factor", "side", "quantity", "read_i", "read_j", "colour_low", "colour_high")
     start = {name: getattr(p, name) for name in names} | {"adapters": tuple(p.adapters)}
     start |= dict(zip(("layer", "projection", "first_i", "last_i"), work.place + work.window, strict=True))
-    if p.preset and not p.colour_high:
-        start["colour_low"], start["colour_high"] = paper.COLOURS
     layers, projections = ([*dict.fromkeys(keys)] for keys in zip(*work.places, strict=True))
-    single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True)) if study else {}
+    single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True))
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
-    shapes = [study.base.shape(name) for name in work.places.values()] if study else []
+    shapes = [study.base.shape(name) for name in work.places.values()]
     ordered = sorted(layers)
     places = np.linspace(0, len(layers) - 1, min(len(layers), 7)).round().astype(int)
     some = tuple(ordered[place] for place in places)  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
-    available, widest = min(study.base.shape(study.module)) if study else d, max(grid.shape[1] for grid in grids)
+    available, widest = min(study.base.shape(study.module)), max(grid.shape[1] for grid in grids)
     sparse = range(0, available, max(1, available // 24))
     reads = [
         sorted({0, p.read_i, *range(first_i, work.window[1] + 1), *sparse}),
@@ -51,8 +48,8 @@ def subspace_similarity(p, study=None):
     axes = [
         axis("layer", ordered, "layer", "module", in_page=some if held is None else held),
         axis("projection", projections, "projection", "module", kinds=True, in_page=held),
-        axis("factor", study.factors if study else ["A"], "factor", kinds=True),
-        axis("side", ["right", "left"] if study else ["right"], "side", kinds=True, needs=("factor", "BA")),
+        axis("factor", study.factors, "factor", kinds=True),
+        axis("side", ["right", "left"], "side", kinds=True, needs=("factor", "BA")),
         axis("quantity", SHORT, "shown", word=SHORT.get, kinds=True),
         axis(
             "adapters",
@@ -120,36 +117,21 @@ class _Similarity:
 
     def __init__(self, p, study):
         self.p, self.study = p, study
-        self.places, self.place = {(None, None): p.module}, (None, None)
-        if study:
-            self.places = modules.by_layer(study.common)
-            self.place = next(place for place, name in self.places.items() if name == study.module)
+        self.places = modules.by_layer(study.common)
+        self.place = next(place for place, name in self.places.items() if name == study.module)
         self.window = None  # (first i, last i) at rest
-        for name in ("stand_in", "row"):
-            setattr(self, name, lru_cache(64)(getattr(self, name)))
-
-    def stand_in(self):
-        return list(paper.stand_in(np.random.default_rng([self.p.seed, 1])).values())
-
-    def row(self, count):
-        return live.PhiRow(count)
+        self.row = lru_cache(64)(live.PhiRow)
 
     def at(self, q):
         """φ as notebook 01 has it at these parameters: (ranks of the adapters, grids, first i, d)."""
         study, which = self.study, [self.p.adapters.index(path) for path in q.adapters]
-        found = [study.directions(q.module, n, q.factor, q.side).vectors for n in which] if study else self.stand_in()
+        found = [study.directions(q.module, n, q.factor, q.side).vectors for n in which]
         counts, d = [v.shape[1] for v in found], len(found[0])
-        ranks = [study.rank(q.module, n) for n in which] if study else counts
-        last_i = q.last_i or (max(q.first_i, paper.TICKS[-1]) if q.preset else 0)
-        available = min(study.base.shape(q.module)) if study else d
-        first_i, last_i, last_j = subspaces.choose_window(d, available, counts, q.first_i, last_i, q.last_j)
+        ranks, available = [study.rank(q.module, n) for n in which], min(study.base.shape(q.module))
+        first_i, last_i, last_j = subspaces.choose_window(d, available, counts, q.first_i, q.last_i, q.last_j)
         found = [v[:, :last_j] for v in (*found, subspaces.random_adapter(max(counts), d, self.p.seed))]
-        if study:
-            top = study.top(q.module, last_i, q.side).vectors
-            grids = [subspaces.similarity_grid(top, v) for v in found]
-        else:  # W's own singular directions are the coordinate axes
-            grids = [subspaces.cumulative_phi(v[:last_i]) for v in found]
-        return ranks, [grid[first_i - 1 :] for grid in grids], first_i, d
+        top = study.top(q.module, last_i, q.side).vectors
+        return ranks, [subspaces.similarity_grid(top, v)[first_i - 1 :] for v in found], first_i, d
 
     def parameters(self, layer, projection, **given):
         """The notebook's parameters at a position of the sliders."""
@@ -170,10 +152,9 @@ class _Similarity:
         expected = [chance.mean(rows, across, d) for across in columns]
         z = [chance.z_score(grid, rows, across, d) for grid, across in zip(grids, columns, strict=True)]
         excess = [grid - mean for grid, mean in zip(grids, expected, strict=True)]
-        titles = phi_titles("query" if q.preset else q.module, q.factor, ranks)
+        titles = phi_titles(q.module, q.factor, ranks)
         panels = dict(zip(titles, {"phi": grids, "excess": excess, "z": z}[q.quantity], strict=True))
-        title = "Synthetic stand-in" if q.preset else f"{modules.short_name(q.module)}, layer {given['layer']}"
-        title += f": {SHORT[q.quantity]}; read at i = {i}, j = {j}"
+        title = f"{modules.short_name(q.module)}, layer {given['layer']}: {SHORT[q.quantity]}; read at i = {i}, j = {j}"
         row = self.row(len(grids))
         figure = row.show(panels, q.quantity, title, first_i, (q.colour_low, q.colour_high), (i, j))
         names = [*words.adapter_names(ranks), "random"]
@@ -183,8 +164,8 @@ class _Similarity:
         of = [names[n] for n in has]
         phi_there, z_there = ([each[n][i - first_i, j - 1] for n in has] for each in (grids, z))
         line = (
-            f"{'Synthetic stand-in: GPT-3' if q.preset else q.module}, factor {q.factor}, {q.side} directions, "
-            f"d = {d}. At i = {i}, j = {j}: φ = {words.readings(phi_there, of, 4)}; "
+            f"{q.module}, factor {q.factor}, {q.side} directions, d = {d}. At i = {i}, j = {j}: "
+            f"φ = {words.readings(phi_there, of, 4)}; "
             f"chance {chance.mean(i, j, d):.4f} ± {chance.variance(i, j, d) ** 0.5:.4f}; "
             f"z = {words.readings(z_there, of, 1)}."
         )

@@ -25,18 +25,20 @@ def accuracy_dots(table, title):
     return figure
 
 
-def ten_maps(maps, title, bar_label, colours="inferno", high=0.0):
-    """The published layout: ten panels in 5 rows of 2, digits 0 to 9 in reading order, on one scale from 0.
+def rows_of_two(maps, title, bar_label, colours="inferno", high=0.0, names=range(10)):
+    """The published layouts: panels in rows of two, in reading order, on one scale from 0.
 
-    maps: [10, rows, columns], non-negative. high: the top of the scale; 0: the largest value.
+    maps: [panels, rows, columns], non-negative. high: the top of the scale; 0: the largest value. names: of the panels.
     """
-    figure = Figure(figsize=(5.6, 10.5), layout="constrained")
-    every_axes = figure.subplots(5, 2)
-    for digit, (axes, panel) in enumerate(zip(every_axes.flat, maps, strict=True)):
+    rows = len(maps) // 2
+    side = 2.1 if rows <= 5 else 1.5
+    figure = Figure(figsize=(1.4 + 2 * side, side * rows), layout="constrained")
+    every_axes = figure.subplots(rows, 2)
+    for axes, panel, name in zip(every_axes.flat, maps, names, strict=True):
         image = axes.imshow(panel, cmap=colours, vmin=0, vmax=high or maps.max(), interpolation="nearest")
-        axes.set_title(str(digit), fontsize="medium")
+        axes.set_title(str(name), fontsize="medium")
         number_cells(axes, panel.shape)
-    bar = figure.colorbar(image, ax=every_axes, extend=_extend(maps.max(), high), fraction=0.05)
+    bar = figure.colorbar(image, ax=every_axes, extend=_extend(maps.max(), high), fraction=0.05, aspect=8 * rows)
     bar.set_label(bar_label)
     set_title(figure, title)
     return figure
@@ -68,6 +70,36 @@ def comparison(one, other, half_widths, names, title, colours="inferno", high=0.
     figure.colorbar(value, ax=every_axes[:, :2], extend=extend, **bars).set_label("share of all ten maps")
     figure.colorbar(change, ax=every_axes[:, 2], **bars).set_label("difference of shares")
     set_title(figure, title)
+    return figure
+
+
+def reading_intervals(table, title):
+    """Readings of maps, a row each: the ratio of two regions with its interval, and whether the ink alone bears it out.
+
+    table: DataFrame with columns reader, digit, says, ratio, low, high, holds, ink; the last two True, False or None.
+    """
+    figure = Figure(figsize=(10, 1.6 + 0.27 * len(table)), layout="constrained")
+    axes, blue, orange = figure.subplots(), *sns.color_palette("colorblind", 2)
+    looks = {True: ("o", blue, "holds"), False: ("X", orange, "does not hold"), None: ("d", "0.55", "undecided")}
+    place = np.arange(len(table)) + 0.7 * (table["reader"] != table["reader"].iloc[0])
+    axes.axvline(1, color="0.4", linewidth=0.8)
+    axes.hlines(place, table["low"], table["high"], color="0.6", linewidth=1.2)
+    for value, (marker, colour, label) in looks.items():
+        own = table["holds"].map(lambda holds, value=value: holds is value)
+        axes.plot(table.loc[own, "ratio"], place[own], marker, color=colour, label=label, markersize=6)
+        own = table["ink"].map(lambda holds, value=value: holds is value)
+        across = axes.get_yaxis_transform()
+        axes.plot([1.04] * own.sum(), place[own], marker, color=colour, markersize=6, transform=across, clip_on=False)
+    axes.text(1.04, -1, "ink", ha="center", va="bottom", transform=across)
+    axes.set_yticks(place, [f"{row.reader}, {row.digit}: {row.says}" for row in table.itertuples()], fontsize="small")
+    axes.set(xscale="log", xlabel="bright region / dark region, with its 95 % interval", ylim=(place.max() + 0.7, -0.7))
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if table["low"].min() < tick < table["high"].max()]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(axis="y", color="0.93")
+    figure.legend(frameon=False, ncols=3, loc="outside lower center")
+    set_title(figure, title)
+    sns.despine(figure)
     return figure
 
 

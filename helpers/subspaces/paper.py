@@ -1,27 +1,32 @@
-"""What is published about GPT-3's φ (Hu et al. 2021), as numbers, and a synthetic stand-in to draw its figure 8 from.
+"""What is published about GPT-3's φ (Hu et al. 2021), and a synthetic stand-in to draw its figure 8 from.
 
-GPT-3's weights are not public. φ(W, A, i, j) depends on where A's directions lie among those of W and on nothing else
-of W, so the stand-in works in the basis of W's own singular directions and decomposes nothing.
+The numbers lie in data/published, whose card says where each is from. GPT-3's weights are not public. φ(W, A, i, j)
+depends on where A's directions lie among those of W and on nothing else of W, so the stand-in works in the basis of
+W's own singular directions and decomposes nothing.
 """
 
 import numpy as np
+import pandas as pd
 
+from helpers.paths import resolve
 from helpers.subspaces import chance
 
-D = 12288
-FROBENIUS_NORM = 61.95  # of W_q in layer 48
-TABLE_7 = {  # section 7.3: r: (‖ΔW‖, ‖UᵀWV‖ with the directions of ΔW, of W, of random matrices)
-    4: (6.91, 0.32, 21.67, 0.02),
-    64: (3.57, 1.90, 37.71, 0.33),
-}
-TICKS = (451, 555, 658, 762, 865, 969, 1072, 1176)  # of i in figure 8; where its rows end is not known
-TOP_TENTH = 1229  # i of the "top-10%" of directions, at which φ "barely exceeds 0.2" for the top 4 of A (appendix H.3)
-COLOURS = (0.1, 0.2)  # ends of its colour bar
+NAMES = ("lora_numbers", "lora_table_7", "figure_8_axes", "figure_8_readings")
+FILES = [resolve(f"data/published/{name}.csv") for name in NAMES]
+NUMBERS, _norms, _axes, REGIONS = map(pd.read_csv, FILES)  # REGIONS: what one reader took from the colours of figure 8
+NUMBERS = NUMBERS.set_index("name")["value"]
+D, FROBENIUS_NORM = int(NUMBERS["d"]), NUMBERS["weight_norm"]  # of W_q in layer 48
+TOP_TENTH = round(NUMBERS["top_share"] * D)  # where φ "barely exceeds 0.2" for the top 4 of A (appendix H.3)
+TABLE_7 = {int(r): tuple(norms) for r, *norms in _norms.to_numpy()}
+"""Section 7.3: r: (‖ΔW‖, ‖UᵀWV‖ with the directions of ΔW, of W, of random matrices)."""
+TICKS, _bar = ([*own["tick"]] for _, own in _axes.groupby("axis"))
+TICKS = [int(tick) for tick in TICKS]  # of i in figure 8; where its rows end is not known
+COLOURS = _bar[0], _bar[-1]  # ends of its colour bar
 READING_ERROR = 0.005  # taken for what a reading by eye may be off by
-READINGS = {  # r: {i: φ} that one reader took from the colours; 0.100, black, means at most, the last was "> 0.200"
-    4: {451: 0.100, 865: 0.140, 1176: 0.175},
-    8: {451: 0.100, 865: 0.155, 1176: 0.190},
-    64: {451: 0.115, 865: 0.170, 1176: 0.200},
+READINGS = {  # r: {i: φ}; the random panel was black
+    int(r): dict(zip(own["i"], own["phi"], strict=True))
+    for r, own in REGIONS.groupby("panel", sort=False)
+    if r != "random"
 }
 PLANTED = READINGS | {64: {**READINGS[64], 1176: 0.204}}
 

@@ -28,6 +28,15 @@ def test_both_readers_speak_of_every_digit_and_contradictions_are_among_their_re
         assert {(reader, digit, name) for reader, name in zip(captions.GRIDS, pair, strict=True)} <= names
 
 
+def test_the_layouts_are_those_that_the_captions_name():
+    """Panels down and across, and cells of each; the bar of either reader ends at 0.014."""
+    named = captions.LAYOUTS[["panels_down", "panels_across", "rows", "columns"]].to_numpy().tolist()
+    assert named == [[5, 2, 7, 6], [10, 2, 7, 7], [2, 5, 8, 8]]
+    assert captions.GRIDS == {"first": (7, 6), "second": (7, 7)}
+    assert (captions.BAR, captions.FIRST_TICK) == (0.014, 0.002)
+    assert captions.LAYOUTS.loc["second", "bar_high"] == captions.BAR
+
+
 def test_regions_are_where_the_words_say():
     """The published coordinates, by hand: the line x = 3, the corner quadrants, the central 3 × 3."""
     found = {(reading.reader, reading.digit, reading.name): captions.masks(reading) for reading in READINGS}
@@ -59,6 +68,8 @@ def test_check_holds_fails_or_leaves_open(rng):
     assert table.loc[("first", 6, "bottom_loop"), "holds"] is False
     assert table.loc[("first", 3, "right"), "holds"] is None
     assert table.loc[("first", 7, "top_bar"), "ratio"] == pytest.approx(5, rel=0.02)
+    assert table.loc[("first", 6, "bottom_loop"), "p_false"] == 1 / 200
+    assert table.loc[("first", 7, "top_bar"), "p_false"] == 1
     pairs = captions.contradictions(captions.check(means))
     assert pairs[7][0].holds is True
     assert [row.reader for row in pairs[8]] == ["first", "second"]

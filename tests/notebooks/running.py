@@ -8,11 +8,16 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import captum.attr
 import nbformat
 import numpy as np
 import papermill
+import torch
 from jupyter_client import AsyncKernelManager
 from PIL import Image
+
+from helpers import digits
+from helpers.digits import classifiers
 
 NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
 
@@ -58,6 +63,18 @@ def execute(notebook, place, before="", **given):
         nbformat.write(content, notebook)
     papermill.execute_notebook(notebook, place / "out.ipynb", given, **QUIETLY)
     return json.loads((place / "results.json").read_text())
+
+
+def digits_plainly():
+    """The examples of a default run, the network under study, and its integrated gradients by Captum alone."""
+    data = digits.load("digits")
+    _, held_out = digits.hold_out(data)
+    chosen = digits.examples(data.labels, held_out, 15, np.random.default_rng([0, 1]))
+    images, labels = data.images[chosen], data.labels[chosen]
+    network = classifiers.bundled("digits", "cnn")["seed_0"]
+    x, y = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
+    maps = captum.attr.IntegratedGradients(network).attribute(x, 0 * x, target=y, n_steps=32, method="gausslegendre")
+    return images, labels, network, maps[:, 0].numpy()
 
 
 def rows(result, table):

@@ -15,18 +15,22 @@ from helpers.press import run
 from helpers.press.report import file_hash
 
 WANTED = ["SmolLM2-135M-Instruct/*.gguf", *(f"language_model_adapters/{r}/*.safetensors" for r in ("r4", "r8", "r64*"))]
+LORA = ["published/lora_*.csv", "published/figure_8_*.csv"]
+DIGITS = ["published/digit_*.csv", "digit_models/digits-*/*.safetensors"]
 INPUTS = {
-    "01_subspace_similarity": WANTED,
+    "01_subspace_similarity": WANTED + LORA,
     "02_random_baselines": WANTED,
-    "03_digit_saliency": ["digit_models/digits-*/*.safetensors"],
+    "03_digit_saliency": DIGITS,
+    "04_published_pictures": LORA + DIGITS,
     "digit_models": ["digit_models/*/*.safetensors"],
     "lora_adapters": ["all-MiniLM-L6-v2/*.safetensors", "adapters/*/*.safetensors"],
     "language_model_adapters": ["SmolLM2-135M-Instruct/*.gguf", "language_model_adapters/*/*.safetensors"],
 }
 COUNTS = {
-    "01_subspace_similarity": 9,
+    "01_subspace_similarity": 13,
     "02_random_baselines": 9,
-    "03_digit_saliency": 12,
+    "03_digit_saliency": 14,
+    "04_published_pictures": 18,
     "digit_models": 24,
     "lora_adapters": 12,
     "language_model_adapters": 15,

@@ -158,7 +158,6 @@ def test_a_whole_fine_tune_is_read_as_an_update(tmp_path):
     [
         {"first_i": 1, "last_i": 1, "last_j": 1},
         {"first_i": 384, "last_i": 384},
-        {"preset": "paper", "first_i": 2000, "base": "", "adapters": ["nowhere"], "seed": 1},
         {"adapters": ["data/adapters/r64", "data/adapters/r64-seed1"], "factor": "BA", "side": "left"},
     ],
     ids=str,

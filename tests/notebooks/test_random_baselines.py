@@ -78,19 +78,6 @@ def test_the_near_tail_is_what_draws_count(default):
         assert row["normal"] == pytest.approx(stats.norm.logsf(row["z"]) / np.log(10))
 
 
-def test_the_published_picture_is_read_against_i_over_d(default):
-    table = rows(default, "published")
-    assert [row["i"] for row in table] == [451, 555, 658, 762, 865, 969, 1072, 1176]
-    for row in table:
-        assert row["chance"] == pytest.approx(row["i"] / 12288)
-        assert row["random panel"] == pytest.approx(row["chance"], abs=0.005)
-    found = claims(default)
-    assert found["random_panel_is_hidden"]["holds"] is True
-    assert found["random_panel_is_flat"]["holds"] is False
-    assert found["twice_chance_is_no_accident"]["statistic"] == pytest.approx(-393.72, abs=0.01)  # by mpmath
-    assert found["published_rise"]["holds"] is True
-
-
 def test_the_nulls_of_the_bundled_model(default):
     table = {row["pairing"]: row for row in rows(default, "nulls")}
     trained, untrained, elsewhere, swapped, matched = table.values()

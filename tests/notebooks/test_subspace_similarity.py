@@ -4,7 +4,6 @@ import html
 import itertools
 import math
 
-import nbformat
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -262,36 +261,6 @@ def test_the_statistics_of_the_claims_are_right(minilm):
     }
     gains = [(trained[name][14] - before[name]) / (spread * np.sqrt(2)) for name in LABELS]
     assert found["comes_from_training"]["statistic"] == pytest.approx(min(gains), abs=0.1)
-
-
-def test_the_published_picture_from_its_synthetic_stand_in(tmp_path):
-    """Panels, ticks and scale of the published figure 8; φ at the readings; nothing of the bundled model."""
-    result = execute(tmp_path, preset="paper")
-    read = {
-        (451, "r = 4"): 0.100, (865, "r = 4"): 0.140, (1176, "r = 4"): 0.175,
-        (451, "r = 8"): 0.100, (865, "r = 8"): 0.155, (1176, "r = 8"): 0.190,
-        (451, "r = 64"): 0.115, (865, "r = 64"): 0.170, (1176, "r = 64"): 0.200,
-    }  # fmt: skip
-    table = {(row["i"], row["panel"]): row for row in rows(result, "regions")}
-    for cell, value in read.items():
-        assert table[cell]["phi"] == pytest.approx(value, abs=0.005)
-        assert table[cell]["chance"] == pytest.approx(cell[0] / 12288)
-    for i in (451, 865, 1176):
-        assert table[i, "random"]["phi"] < 0.1
-    assert all(claim["statement"].startswith("Synthetic stand-in: ") for claim in result["claims"])
-    assert claims(result)["as_read"]["holds"] is True
-    assert (
-        claims(result)["grows_with_rank"]["holds"] is True
-    )  # read where the colours are no limits: 0.140, 0.155, 0.170
-    assert result["provenance"]["inputs"] == {}
-    assert result["tables"].keys() == {"stand_in", "regions", "readings", "rises"}
-    figure = next(
-        output.metadata["image/png"]["alt"]
-        for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    )
-    assert figure.startswith("Synthetic stand-in")
 
 
 def test_the_same_parameters_give_the_same_numbers_and_no_matrix_is_decomposed_twice(minilm, tmp_path):

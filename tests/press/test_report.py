@@ -159,21 +159,13 @@ def test_raised_digits_are_markup_on_the_page_and_text_in_the_file(tmp_path, sho
     assert json.loads((tmp_path / "r.json").read_text())["claims"][0]["statement"] == "p is 4·10⁻⁴¹."
 
 
-def test_what_a_report_is_about_stands_in_everything_it_shows(tmp_path, shown):
-    from matplotlib.figure import Figure
-
-    run = Report("name", {}, str(tmp_path / "r.json"), about="Synthetic")
-    run.finding("**So.** It is.")
-    run.claim("c", "It holds.", statistic=1, threshold=0, holds=True, source="here")
-    run.table("t", pd.DataFrame({"x": [1]}), "caption")
-    run.figure(Figure(figsize=(2, 1)), alt="1 line")
-    run.finish()
-    texts = [str(getattr(item[1], "data", "")) for item in shown[1:4]]
-    assert all("Synthetic:" in text for text in texts)
-    assert shown[4][1]._repr_mimebundle_()[1]["image/png"]["alt"] == "Synthetic: 1 line"
-    written = json.loads((tmp_path / "r.json").read_text())
-    assert written["claims"][0]["statement"] == "Synthetic: It holds."
-    assert written["about"] == "Synthetic"
+def test_a_folded_table_is_recorded_whole_and_opens_by_a_click(shown):
+    run = Report("name", {})
+    run.table("t", pd.DataFrame({"x": ["<b>", "c"]}), "caption", folded=True)
+    (markup,) = [content.data for kind, content in shown if kind == "HTML"]
+    assert markup.startswith("<figure><figcaption>caption</figcaption><details><summary>2 rows</summary><table")
+    assert "&lt;b&gt;" in markup
+    assert run.tables["t"] == {"columns": ["x"], "rows": [["<b>"], ["c"]]}
 
 
 def test_hashes_are_sha256_and_a_very_large_file_is_not_read(tmp_path, monkeypatch):

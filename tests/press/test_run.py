@@ -325,6 +325,24 @@ def test_papermill_reads_them_alike(text, said, tmp_path):
     assert said or "True" in (tmp_path / "out.ipynb").read_text()
 
 
+def test_the_published_figure_is_refused_in_01_and_its_notebook_named(tmp_path, call):
+    said = "the published figure has a report of its own: run 04_published_pictures"
+    place = "01_subspace_similarity", "-p", "preset", "paper", "--out", tmp_path / "out"
+    for words in (["run", *place], ["sweep", *place, "--over", "seed=0,1"]):
+        status, _, error = call(*words)
+        assert status == Outcome.BAD_PARAMETER
+        assert said in error
+    assert not (tmp_path / "out").exists()
+    content = nbformat.read(ROOT / "notebooks" / "01_subspace_similarity.ipynb", as_version=4)
+    content.cells = content.cells[:3]
+    nbformat.write(content, tmp_path / "in.ipynb")
+    words = ["-p", "preset", "paper", "--cwd", str(ROOT), "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert said in done.stderr
+
+
 def test_a_page_can_be_rendered_again(notebook, tmp_path, call):
     place = run.run(notebook, {}, tmp_path / "out")
     again = call("render", place / "notebook.ipynb", "--out", tmp_path / "page.html")

@@ -16,7 +16,7 @@ def panels_of(figure):
 def test_the_published_layout(rng):
     """Digits in reading order, 5 rows of 2; axes 0–6 and 0–5; one scale from 0 to 0.014 for all panels and the bar."""
     maps = rng.random((10, 7, 6)) * 0.015
-    figure = show.ten_maps(maps, "t", "bar", "hot", 0.014)
+    figure = show.rows_of_two(maps, "t", "bar", "hot", 0.014)
     panels = panels_of(figure)
     assert [axes.get_title() for axes in panels] == [str(digit) for digit in range(10)]
     figure.canvas.draw()
@@ -39,7 +39,43 @@ def test_the_published_layout(rng):
 
 def test_without_a_top_the_scale_ends_at_the_largest_value(rng):
     maps = rng.random((10, 28, 28))
-    assert {image.get_clim() for image in images_of(show.ten_maps(maps, "t", "bar"))} == {(0, maps.max())}
+    assert {image.get_clim() for image in images_of(show.rows_of_two(maps, "t", "bar"))} == {(0, maps.max())}
+
+
+def test_the_other_published_layout(rng):
+    """Ten rows of two, named; the one bar spans most of the height."""
+    names = [f"{digit}, {side}" for digit in range(10) for side in "ab"]
+    figure = show.rows_of_two(rng.random((20, 7, 7)), "t", "bar", names=names)
+    panels = panels_of(figure)
+    figure.draw_without_rendering()
+    assert [axes.get_title() for axes in panels] == names
+    assert len({round(axes.get_position().x0, 2) for axes in panels}) == 2
+    assert len({round(axes.get_position().y0, 2) for axes in panels}) == 10
+    bar = next(axes for axes in figure.axes if axes.get_ylabel() == "bar")
+    assert bar.get_position().height > 0.8
+
+
+def test_readings_stand_in_rows_with_their_intervals_and_verdicts():
+    table = pd.DataFrame({
+        "reader": ["first", "first", "second"], "digit": [0, 1, 2], "says": ["a", "b", "c"], "ratio": [2.0, 0.5, 1.1],
+        "low": [1.5, 0.3, 0.9], "high": [3.0, 0.8, 1.3], "holds": [True, False, None], "ink": [None, True, True],
+    })  # fmt: skip
+    figure = show.reading_intervals(table, "t")
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["first, 0: a", "first, 1: b", "second, 2: c"]
+    places = axes.get_yticks()
+    marks = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert marks["holds"] == [[2.0, places[0]]]
+    assert marks["does not hold"] == [[0.5, places[1]]]
+    assert marks["undecided"] == [[1.1, places[2]]]
+    in_ink = [
+        line for line in axes.lines if line.get_transform() == axes.get_yaxis_transform() and len(line.get_xdata())
+    ]
+    assert sorted(place for line in in_ink for place in line.get_ydata()) == sorted(places)
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    assert ends == table[["low", "high"]].to_numpy().tolist()
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first is on top
 
 
 def test_the_comparison_shares_one_scale_and_marks_what_differs(rng):

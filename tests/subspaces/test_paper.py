@@ -26,3 +26,14 @@ def test_the_stand_in_lies_within_the_readings_whatever_the_seed(seed):
 
 def test_the_ticks_are_evenly_spaced():
     assert np.array_equal(paper.TICKS, np.linspace(451, 1176, 8).round())
+    assert paper.COLOURS == (0.1, 0.2)
+
+
+def test_what_a_reader_took_from_the_colours():
+    """By rows of the region table; at the ends of the bar a colour is a limit."""
+    table = paper.REGIONS.pivot(index="i", columns="panel", values="phi")[["4", "8", "64", "random"]]
+    assert table.to_numpy().tolist() == [[0.1, 0.1, 0.115, 0.1], [0.14, 0.155, 0.17, 0.1], [0.175, 0.19, 0.2, 0.1]]
+    at_ends = paper.REGIONS["phi"].isin(paper.COLOURS)
+    assert paper.REGIONS["limit"].notna().equals(at_ends)
+    assert paper.READINGS[64] == {451: 0.115, 865: 0.17, 1176: 0.2}
+    assert paper.TOP_TENTH == 1229

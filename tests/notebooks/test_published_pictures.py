@@ -1,0 +1,235 @@
+"""Notebook 04 under papermill, held against what the descriptions say and against numbers computed another way."""
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from mpmath import beta, log10, mp, mpf
+
+from helpers.paths import ROOT
+from tests.notebooks import running
+from tests.notebooks.running import claims, rows
+
+NOTEBOOK = ROOT / "notebooks" / "04_published_pictures.ipynb"
+D, TICKS = 12288, [451, 555, 658, 762, 865, 969, 1072, 1176]
+READ = {  # of the region table of a description of figure 8
+    (451, "r = 4"): 0.100, (865, "r = 4"): 0.140, (1176, "r = 4"): 0.175,
+    (451, "r = 8"): 0.100, (865, "r = 8"): 0.155, (1176, "r = 8"): 0.190,
+    (451, "r = 64"): 0.115, (865, "r = 64"): 0.170, (1176, "r = 64"): 0.200,
+}  # fmt: skip
+
+
+def execute(place, **given):
+    return running.execute(NOTEBOOK, place, **given)
+
+
+def spread(i, j):
+    return np.sqrt(2 * i * j * (D - i) * (D - j) / (D**2 * (D - 1) * (D + 2) * min(i, j) ** 2))
+
+
+def tail(phi, i, j):
+    """P(chance reaches φ) in many digits: the Beta law with the exact mean and variance, as a series."""
+    mp.dps = 40
+    mean, phi = mpf(max(i, j)) / D, mpf(phi)
+    size = mean * (1 - mean) / mpf(spread(i, j)) ** 2 - 1
+    a, b = mean * size, (1 - mean) * size
+    term, total, n = mpf(1), mpf(0), 0
+    while term > total * mpf(10) ** -30:
+        total, term, n = total + term, term * (a + b + n) / (b + 1 + n) * (1 - phi), n + 1
+    return (1 - phi) ** b * phi**a / (b * beta(a, b)) * total
+
+
+def pictures(place):
+    """{cell: alternative text} of the pictures of a run."""
+    cells = nbformat.read(place / "out.ipynb", as_version=4).cells
+    found = [(cell.id, output) for cell in cells for output in cell.get("outputs", [])]
+    return {name: o.metadata["image/png"]["alt"] for name, o in found if "image/png" in o.get("data", {})}
+
+
+@pytest.fixture(scope="module")
+def default_place(tmp_path_factory):
+    return tmp_path_factory.mktemp("default")
+
+
+@pytest.fixture(scope="module")
+def default(default_place):
+    return execute(default_place)
+
+
+@pytest.fixture(scope="module")
+def narrow_and_square():
+    """Mean maps of the digits by Captum alone, laid on 7 × 6 and on 7 × 7 by cutting pixels into strips."""
+    _, labels, _, maps = running.digits_plainly()
+    means = np.stack([np.abs(maps)[labels == digit].mean(0) for digit in range(10)])
+    strips = means.repeat(7, 1).reshape(10, 7, 8, 8).sum(2)  # 8 rows cut into 56 strips, 8 to each of 7 rows
+    return strips[:, :, 1:7], strips.repeat(7, 2).reshape(10, 7, 7, 8).sum(3)
+
+
+def test_the_region_table_stands_beside_the_readings(default):
+    table = {(row["i"], row["panel"]): row for row in rows(default, "regions")}
+    assert table.keys() == READ.keys() | {(i, "random") for i in (451, 865, 1176)}
+    for cell, value in READ.items():
+        assert table[cell]["phi"] == pytest.approx(value, abs=0.005)
+        assert table[cell]["read"] == value
+    for (i, _), row in table.items():
+        assert row["chance"] == pytest.approx(i / D)
+    for i in (451, 865, 1176):
+        assert table[i, "random"]["phi"] < 0.1
+    assert claims(default)["as_read"]["holds"] is True
+
+
+def test_the_spectrum_is_that_of_table_7(default):
+    for row, (r, of_weight) in zip(rows(default, "stand_in"), ((4, 21.67), (64, 37.71)), strict=True):
+        assert row["r"] == r
+        assert row["W_q, stand-in"] == pytest.approx(of_weight, abs=0.01)
+        assert row["W_q, published"] == of_weight
+        assert row["random, stand-in"] == pytest.approx(r * 61.95 / D)
+
+
+def test_the_ticks_are_read_against_i_over_d(default):
+    table = rows(default, "published")
+    assert [row["i"] for row in table] == TICKS
+    for row in table:
+        assert row["chance"] == pytest.approx(row["i"] / D)
+        assert row["random"] == pytest.approx(row["chance"], abs=0.005)
+        z = (row["r = 8"] - row["i"] / D) / spread(row["i"], 4)
+        assert row["z (r = 8)"] == pytest.approx(z)
+    found = claims(default)
+    assert found["random_panel_is_hidden"]["statistic"] == pytest.approx(1176 / D)
+    assert found["random_panel_is_hidden"]["holds"] is True
+    assert found["random_panel_is_flat"]["statistic"] == pytest.approx((1176 - 451) / D, abs=0.005)
+    assert found["random_panel_is_flat"]["holds"] is False
+
+
+def test_what_was_said_of_figure_8_is_decided_by_the_law_in_many_digits(default):
+    found = claims(default)
+    worst = [READ[1176, name] - READ[451, name] - 0.01 for name in ("r = 4", "r = 8", "r = 64")]
+    rises = [float(tail(rise, 1176 - 451, 4)) for rise in worst]
+    np.testing.assert_allclose([row["p"] for row in rows(default, "rises")], rises, rtol=1e-6)
+    assert found["published_rise"]["statistic"] == pytest.approx(max(rises))
+    assert found["published_rise"]["holds"] is True
+    certain = [(i, read - 0.005) for (i, _), read in READ.items() if read not in (0.1, 0.2)]
+    assert len(certain) == 6
+    assert found["readings_are_beyond_chance"]["statistic"] == pytest.approx(
+        max(float(tail(phi, i, 4)) for i, phi in certain), rel=1e-6
+    )
+    assert found["readings_are_beyond_chance"]["holds"] is True
+    barely = found["twice_chance_is_no_accident"]
+    assert barely["statistic"] == pytest.approx(float(log10(tail(0.2, 1229, 4))), abs=0.01)
+    assert barely["threshold"] == pytest.approx(np.log10(0.05 / ((1176 - 451 + 1) * (4 + 8 + 64 + 64))))
+    assert barely["holds"] is True
+    assert found["grows_with_rank"]["statistic"] == pytest.approx(0.170 - 0.155)
+    assert found["grows_with_rank"]["holds"] is True
+
+
+def test_the_stand_in_is_called_synthetic_wherever_it_appears(default, default_place):
+    for name in ("figure-8-drawn",):
+        assert pictures(default_place)[name].startswith("Synthetic stand-in")
+    text = running.shown(default_place / "out.ipynb")
+    for name in ("regions", "stand_in", "published"):
+        assert name in default["tables"]
+    assert text.count("<figcaption>Synthetic stand-in: ") == 3
+    assert claims(default)["as_read"]["statement"].startswith("Synthetic stand-in: ")
+
+
+def test_both_layouts_are_drawn_and_their_bar_fits_one_joint_distribution(default, default_place, narrow_and_square):
+    found = pictures(default_place)
+    assert "ten panels of 7 × 6" in found["five-by-two"]
+    assert "twenty panels of 7 × 7" in found["ten-by-two"]
+    tops = [(means / means.sum()).max() for means in narrow_and_square]
+    for top, name, size in zip(tops, ("five-by-two", None), ("7 × 6", "7 × 7"), strict=True):
+        assert f"{top:.4f} ({size})" in claims(default)["bar_is_joint"]["found"]
+        assert name is None or f"the brightest cell has {top:.4f}" in found[name]
+    off = max(abs(float(word) / 0.014 - 1) for word in claims(default)["bar_is_joint"]["found"].split() if "." in word)
+    assert claims(default)["bar_is_joint"]["statistic"] == pytest.approx(off, abs=0.005)
+    layouts = [list(row.values())[1:5] for row in rows(default, "layouts")]
+    assert layouts == [[5, 2, 7, 6], [10, 2, 7, 7], [2, 5, 8, 8]]
+
+
+def test_readings_are_ratios_of_regions(default, narrow_and_square):
+    narrow, square = narrow_and_square
+    found = {(row["reader"], row["digit"], row["name"]): row for row in rows(default, "readings")}
+    assert len(found) == 29
+    top_bar = narrow[7, :2].mean() / narrow[7, 2:].mean()
+    assert found["first", 7, "top_bar"]["ratio"] == pytest.approx(top_bar, rel=1e-4)
+    centre, ring = np.zeros((2, 7, 7), dtype=bool)
+    centre[2:5, 2:5] = True
+    ring[1:6, 1:6] = True
+    hollow = square[8][ring & ~centre].mean() / square[8][centre].mean()
+    assert found["second", 8, "hollow"]["ratio"] == pytest.approx(hollow, rel=1e-4)
+    assert found["second", 8, "hollow"]["holds"] is False
+    for row in found.values():
+        verdict = True if row["low"] > 1 else False if row["high"] < 1 else None
+        assert row["holds"] is verdict
+        assert row["low"] < row["ratio"] < row["high"]
+
+
+def test_a_caption_as_a_whole_is_refuted_by_its_surest_failure(default):
+    """Holm's least p is the least times their number."""
+    for reader in ("first", "second"):
+        own = [row for row in rows(default, "readings") if row["reader"] == reader]
+        claim = claims(default)[f"{reader}_caption"]
+        assert claim["statistic"] == pytest.approx(len(own) * min(row["p_false"] for row in own))
+        assert claim["holds"] is (False if claim["statistic"] < 0.05 else None)
+        assert f"{sum(row['holds'] is True for row in own)} hold" in claim["found"]
+
+
+def test_black_background_and_contradictions(default, narrow_and_square):
+    narrow, _ = narrow_and_square
+    images, labels, *_ = running.digits_plainly()
+    ink = np.stack([images[labels == digit].mean(0) for digit in range(10)])
+    ink = ink.repeat(7, 1).reshape(10, 7, 8, 8).sum(2)[:, :, 1:7]
+    joint = narrow / narrow.sum()
+    empty = [ink[digit] < 0.05 * ink[digit].max() for digit in range(10)]
+    darkest = max(joint[digit][empty[digit]].mean() for digit in range(10) if empty[digit].any())
+    assert claims(default)["background_is_black"]["statistic"] == pytest.approx(darkest, rel=1e-3)
+    assert claims(default)["background_is_black"]["holds"] is True
+    assert [row["digit"] for row in rows(default, "contradictions")] == [2, 3, 5, 7, 8]
+    table = {(row["digit"], row["grid"]): row for row in rows(default, "lines")}
+    assert table[1, "7 × 6"]["brightest column x"] == narrow[1].sum(0).argmax()
+
+
+def test_the_readme_says_what_came_out(default):
+    text = (ROOT / "README.md").read_text()
+    readings = rows(default, "readings")
+    holding = [row for row in readings if row["holds"] is True]
+    both = sum(row["ink"] is True for row in holding)
+    assert f"{len(holding)} of {len(readings)} statements hold" in text
+    assert f"{both} of these hold for the mean image" in text
+    rises = {row["r"]: row["rise as read"] for row in rows(default, "rises")}
+    assert f"grows by {min(rises.values()):.3f} to {max(rises.values()):.3f}, of which chance makes 0.059" in text
+
+
+def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
+    running.assert_same_outputs(NOTEBOOK, default_place / "out.ipynb")
+
+
+def test_the_picture_that_is_asked_for_is_drawn_and_every_statement_tested(default, default_place, tmp_path):
+    result = execute(tmp_path, figure="phi")
+    assert result["claims"] == default["claims"]
+    assert result["tables"] == default["tables"]
+    assert pictures(tmp_path).keys() == {"figure-8-drawn"}
+    text = running.shown(tmp_path / "out.ipynb")
+    assert text.count("Not drawn: `figure` is phi.") == len(pictures(default_place)) - 1 == 4
+
+
+def test_another_seed_gives_other_draws_and_the_same_readings(default, tmp_path):
+    result = execute(tmp_path, figure="digits", seed=3)
+    assert claims(result).keys() == claims(default).keys()
+    assert result["tables"]["published"] != default["tables"]["published"]
+    assert result["tables"]["rises"] == default["tables"]["rises"]
+    assert claims(result)["as_read"]["holds"] is True
+    assert "figure-8-drawn" not in pictures(tmp_path)
+
+
+def test_bad_parameters_end_the_run_before_any_compute(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        execute(tmp_path, figure="8")
+    assert error.value.evalue == "parameter figure is '8': input should be 'all', 'phi' or 'digits'"
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_no_cell_begins_with_if():
+    cells = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert not [source for source in cells if source.startswith("if ")]
+    assert np.median([len(source.splitlines()) for source in cells]) <= 8
