@@ -5,6 +5,7 @@ import html
 import io
 import json
 import math
+import operator
 import os
 import platform
 import re
@@ -22,6 +23,8 @@ from IPython.display import HTML, Image, Markdown, display
 from threadpoolctl import threadpool_info
 
 from helpers.paths import ROOT, resolve
+from helpers.show.words import fill
+from helpers.values import Nothing
 
 PACKAGES = [
     "numpy",
@@ -38,6 +41,7 @@ PACKAGES = [
 FIGURE_DPI = 144
 RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 LOWERED = str.maketrans(RAISED, "−0123456789")
+HOLDS = {"below": operator.lt, "above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
 HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
 
@@ -56,54 +60,105 @@ class Report:
         self.results = results
         self.about = f"{about}: " if about else ""
         self.claims, self.tables, self.findings, self.hashes = [], {}, [], {}
+        self.reason = None  # that was said last, if nothing was shown since
         self.answer = display(
             Markdown("*The answer stands here once the notebook has run to its end.*"), display_id=True
         )
+        self.picture = display(Markdown("&nbsp;"), display_id=True)
 
     def hash_inputs(self, files):
         """Record the hash of files that the numbers come from."""
         self.hashes |= {_shown(path): file_hash(path) for path in files}
 
-    def say(self, markdown):
-        """Show a sentence with computed numbers. Wrap names that come from files in `literal`."""
-        display(Markdown(_raised(self._marked(markdown))))
+    def say(self, sentence, *tables, **named):
+        """Show a sentence with computed numbers, its slots filled as `words.fill` does, or why there are none.
+
+        Wrap names that come from files in `literal`. Returns what was shown, without marks.
+        """
+        filled = _filled(sentence, tables, named)
+        if isinstance(filled, Nothing):
+            return self._say_why(filled)
+        display(Markdown(_raised(self._marked(filled))))
+        self.reason = None
+        return filled
+
+    def _say_why(self, nothing):
+        """Say a reason, once where several things in a row have it."""
+        if nothing.reason != self.reason:
+            display(Markdown(self._marked(f"Nothing to show: {escaped(nothing.reason)}.")))
+            self.reason = nothing.reason
 
     def _marked(self, markdown):
         return f"*{self.about.rstrip()}* {markdown}" if self.about else markdown
 
-    def finding(self, markdown, first=False):
+    def finding(self, sentence, *tables, first=False, **named):
         """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
-        self.findings.insert(0 if first else len(self.findings), self._marked(markdown))
-        self.say(markdown)
+        if filled := self.say(sentence, *tables, **named):
+            self.findings.insert(0 if first else len(self.findings), self._marked(filled))
 
-    def claim(self, name, statement, *, statistic, threshold, holds, source, found=""):
-        """Record and show a claim.
+    def claim(self, name, value, *, says, source, found="", tables=(), unless=None, **named):
+        """Record and show a claim: that a number lies below, above, at least or at most at another.
 
-        statement: the sentence that is true or false. statistic, threshold: numbers, or None where there is nothing to
-        compute; a NaN leaves the claim undecided. holds: True, False, or None for undecided. source: who claimed it.
-        found: what to show beside it. A claim that fails is a result.
+        value: the number. One of below, above, at_least, at_most in `named`: what it is held against; the other names
+        are for the slots of `says` and `found`, as are the tables. says: the sentence that is true or false. source:
+        who claimed it. found: what to show beside it. NaN and Nothing, or a reason in `unless`, leave the claim
+        undecided. A claim that fails is a result.
         """
-        statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
-        holds = None if holds is None or (statistic is not None and math.isnan(statistic)) else bool(holds)
+        (how,) = HOLDS.keys() & named.keys()
+        threshold = named.pop(how)
+        nothing = next(
+            (each for each in (value, threshold, *tables, *named.values()) if isinstance(each, Nothing)), None
+        )
+        if nothing is None and (unless or pd.isna(value)):
+            nothing = Nothing(unless or "it cannot be computed here")
+        reason = nothing and nothing.reason
+        statistic, threshold = (None if isinstance(each, Nothing) else float(each) for each in (value, threshold))
+        holds = None if nothing is not None else bool(HOLDS[how](statistic, threshold))
+        statement = says if isinstance(filled := _filled(says, tables, named), Nothing) else filled
+        found = reason if nothing is not None else _filled(found, tables, named)
         claim = {"name": name, "statement": self.about + statement, "statistic": statistic, "threshold": threshold}
         self.claims.append({**claim, "holds": holds, "source": source, "found": found})
-        self.say(f"*Claim* ({source}): {statement} {found and f'*Found:* {found}. '}**{verdict(holds).capitalize()}.**")
+        told = found and f"*Found:* {found}. "
+        self.say(f"*Claim* ({source}): {statement} {told}**{verdict(holds).capitalize()}.**")
 
-    def table(self, name, frame, caption, shown=None):
-        """Record and show a table; text in it is escaped on the page.
+    def table(self, name, frame, caption, shown=None, **named):
+        """Record and show a table, or why there is none; text in it is escaped on the page.
 
         frame: DataFrame, recorded; a named index becomes a column. shown: how it reads best, where that is not `frame`.
+        caption: filled as `words.fill` does.
         """
+        if isinstance(frame, Nothing):
+            return self._say_why(frame)
         frame = frame.reset_index() if frame.index.name else frame
         columns = [str(column) for column in frame.columns]
         self.tables[name] = {"columns": columns, "rows": frame.astype(object).values.tolist()}
-        display(HTML(_table(frame if shown is None else shown, self.about + caption)))
+        display(HTML(_table(frame if shown is None else shown, self.about + _filled(caption, (), named))))
+        self.reason = None
 
-    def figure(self, figure, alt):
-        """Show a matplotlib figure. alt: what a sighted reader takes from it, with the numbers."""
+    def figure(self, figure, alt, *tables, top=False, **named):
+        """Show a matplotlib figure, or why there is none.
+
+        alt: what a sighted reader takes from it, with the numbers; filled as `words.fill` does. top: show it under the
+        answer, where the report was made, and not here.
+        """
+        alt = _filled(alt, tables, named)
+        for each in (figure, alt):
+            if isinstance(each, Nothing):
+                return self._say_why(each)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
-        display(Image(png.getvalue(), alt=self.about + alt, width=round(figure.get_figwidth() * 96)))
+        picture = Image(png.getvalue(), alt=self.about + alt, width=round(figure.get_figwidth() * 96))
+        if top:
+            self.picture.update(picture)
+        else:
+            display(picture)
+        self.reason = None
+
+    def explore(self, explorer):
+        """Show an `explore.Explorer`, or why there is none."""
+        if isinstance(explorer, Nothing):
+            return self._say_why(explorer)
+        explorer.show()
 
     def finish(self):
         """Show all claims and the provenance, fill in the answer, write the result file (whole, or not at all)."""
@@ -190,6 +245,10 @@ def write_together(place, files):
             write_whole(Path(staged, name), text)
         for name in files:
             Path(staged, name).replace(place / name)
+
+
+def _filled(text, tables, named):
+    return fill(text, *tables, **named) if tables or named else text
 
 
 def _raised(markdown):
