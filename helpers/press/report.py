@@ -65,6 +65,7 @@ class Report:
             Markdown("*The answer stands here once the notebook has run to its end.*"), display_id=True
         )
         self.picture = display(Markdown("&nbsp;"), display_id=True)
+        self.pictured = False
 
     def hash_inputs(self, files):
         """Record the hash of files that the numbers come from."""
@@ -96,30 +97,37 @@ class Report:
         if filled := self.say(sentence, *tables, **named):
             self.findings.insert(0 if first else len(self.findings), self._marked(filled))
 
-    def claim(self, name, value, *, says, source, found="", tables=(), unless=None, **named):
+    def claim(self, name, value, *, says="", source, found="", tables=(), unless="", **named):
         """Record and show a claim: that a number lies below, above, at least or at most at another.
 
         value: the number. One of below, above, at_least, at_most in `named`: what it is held against; the other names
         are for the slots of `says` and `found`, as are the tables. says: the sentence that is true or false. source:
         who claimed it. found: what to show beside it. NaN and Nothing, or a reason in `unless`, leave the claim
         undecided. A claim that fails is a result.
+
+        Without `says` value is that sentence, and statistic, threshold and holds stand in `named` (None: undecided).
         """
-        (how,) = HOLDS.keys() & named.keys()
-        threshold = named.pop(how)
-        nothing = next(
-            (each for each in (value, threshold, *tables, *named.values()) if isinstance(each, Nothing)), None
+        if not says:
+            says, value, threshold, holds = value, *(named.pop(key) for key in ("statistic", "threshold", "holds"))
+            nothing = Nothing("") if value is not None and math.isnan(value) else None
+        else:
+            (how,) = HOLDS.keys() & named.keys()
+            threshold = named.pop(how)
+            given = (value, threshold, *tables, *named.values())
+            nothing = next((each for each in given if isinstance(each, Nothing)), None)
+            if nothing is None and (unless or pd.isna(value)):
+                nothing = Nothing(unless or "it cannot be computed here")
+            holds = None if nothing is not None else HOLDS[how](value, threshold)
+            found = nothing.reason if nothing is not None else _filled(found, tables, named)
+            says = says if nothing is not None else _filled(says, tables, named)
+        holds = None if holds is None or nothing is not None else bool(holds)
+        statistic, threshold = (
+            None if each is None or isinstance(each, Nothing) else float(each) for each in (value, threshold)
         )
-        if nothing is None and (unless or pd.isna(value)):
-            nothing = Nothing(unless or "it cannot be computed here")
-        reason = nothing and nothing.reason
-        statistic, threshold = (None if isinstance(each, Nothing) else float(each) for each in (value, threshold))
-        holds = None if nothing is not None else bool(HOLDS[how](statistic, threshold))
-        statement = says if isinstance(filled := _filled(says, tables, named), Nothing) else filled
-        found = reason if nothing is not None else _filled(found, tables, named)
-        claim = {"name": name, "statement": self.about + statement, "statistic": statistic, "threshold": threshold}
+        claim = {"name": name, "statement": self.about + says, "statistic": statistic, "threshold": threshold}
         self.claims.append({**claim, "holds": holds, "source": source, "found": found})
         told = found and f"*Found:* {found}. "
-        self.say(f"*Claim* ({source}): {statement} {told}**{verdict(holds).capitalize()}.**")
+        self.say(f"*Claim* ({source}): {says} {told}**{verdict(holds).capitalize()}.**")
 
     def table(self, name, frame, caption, shown=None, **named):
         """Record and show a table, or why there is none; text in it is escaped on the page.
@@ -149,6 +157,7 @@ class Report:
         figure.savefig(png, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
         picture = Image(png.getvalue(), alt=self.about + alt, width=round(figure.get_figwidth() * 96))
         if top:
+            self.pictured = True
             self.picture.update(picture)
         else:
             display(picture)
@@ -168,6 +177,8 @@ class Report:
             claims[name] = ["–" if pd.isna(value) else f"{value:.3g}" for value in claims[name]]
         display(HTML(f"<h2>Claims</h2>{_table(claims, tally(self.claims), 'claims')}"))
         self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {_raised(finding)}" for finding in self.findings)))
+        if not self.pictured:
+            self.picture.update(Markdown(""))
         provenance = self.provenance()
         display(HTML(_provenance_list(self.parameters, provenance)))
         if self.results:

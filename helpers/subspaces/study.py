@@ -66,8 +66,10 @@ class Similarity(Inputs):
     @property
     def notes(self):
         """What a reader must see of how the files were read, and of what φ of A depends on: sentences."""
-        apart = self.factoring[self.factoring["z"].abs() > FACTORED]
-        told = ", ".join(f"{name} ({row.A:.3f} of A, {row.BA:.3f} of BA)" for name, row in apart.iterrows())
+        rows = zip([updates.label for updates in self.updates], self.factoring.itertuples(), strict=False)
+        told = ", ".join(
+            f"{name} ({row.A:.3f} of A, {row.BA:.3f} of BA)" for name, row in rows if abs(row.z) > FACTORED
+        )
         return super().notes + [
             f"at i = {self.i}, j = {self.j} φ of A is not that of ΔW = B A, by more than {FACTORED} standard "
             f"deviations of two random draws, for {told}: it depends on how ΔW was factored, as after a conversion; "
