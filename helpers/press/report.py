@@ -137,10 +137,10 @@ class Report:
         """
         if isinstance(frame, Nothing):
             return self._say_why(frame)
-        frame = frame.reset_index() if frame.index.name else frame
+        frame, shown = (each.reset_index() if each.index.name else each for each in (frame, frame if shown is None else shown))
         columns = [str(column) for column in frame.columns]
         self.tables[name] = {"columns": columns, "rows": frame.astype(object).values.tolist()}
-        display(HTML(_table(frame if shown is None else shown, self.about + _filled(caption, (), named))))
+        display(HTML(_table(shown, self.about + _filled(caption, (), named))))
         self.reason = None
 
     def figure(self, figure, alt, *tables, top=False, **named):

@@ -33,7 +33,7 @@ def subspace_similarity(study):
     single = dict(zip(((path,) for path in p.adapters), study.labels, strict=True))
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
     shapes = [study.base.shape(name) for name in work.places.values()]
-    some = sorted(layers)[:: max(1, len(layers) // 6)]  # of a deep model
+    some = tuple(sorted(layers)[:: max(1, len(layers) // 6)])  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
     sparse = range(0, study.available, max(1, study.available // 24))
     reads = [
