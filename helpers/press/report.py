@@ -5,6 +5,7 @@ import html
 import io
 import json
 import math
+import operator
 import os
 import platform
 import re
@@ -22,6 +23,8 @@ from IPython.display import HTML, Image, Markdown, display
 from threadpoolctl import threadpool_info
 
 from helpers.paths import ROOT, resolve
+from helpers.show.words import fill
+from helpers.values import Nothing
 
 PACKAGES = [
     "numpy",
@@ -38,6 +41,7 @@ PACKAGES = [
 FIGURE_DPI = 144
 RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 LOWERED = str.maketrans(RAISED, "−0123456789")
+HOLDS = {"below": operator.lt, "above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
 HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
 
@@ -54,54 +58,113 @@ class Report:
         self.parameters = {name: value for name, value in parameters.items() if name != "results"}
         self.results = results
         self.claims, self.tables, self.findings, self.hashes = [], {}, [], {}
+        self.reason = None  # that was said last, if nothing was shown since
         self.answer = display(
             Markdown("*The answer stands here once the notebook has run to its end.*"), display_id=True
         )
+        self.picture = display(Markdown("&nbsp;"), display_id=True)
+        self.pictured = False
 
     def hash_inputs(self, files):
         """Record the hash of files that the numbers come from."""
         self.hashes |= {_shown(path): file_hash(path) for path in files}
 
-    def say(self, markdown):
-        """Show a sentence with computed numbers. Wrap names that come from files in `literal`."""
-        display(Markdown(_raised(markdown)))
+    def say(self, sentence, *tables, **named):
+        """Show a sentence with computed numbers, its slots filled as `words.fill` does, or why there are none.
 
-    def finding(self, markdown, first=False):
-        """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
-        self.findings.insert(0 if first else len(self.findings), markdown)
-        self.say(markdown)
-
-    def claim(self, name, statement, *, statistic, threshold, holds, source, found=""):
-        """Record and show a claim.
-
-        statement: the sentence that is true or false. statistic, threshold: numbers, or None where there is nothing to
-        compute; a NaN leaves the claim undecided. holds: True, False, or None for undecided. source: who claimed it.
-        found: what to show beside it. A claim that fails is a result.
+        Wrap names that come from files in `literal`. Returns what was shown, without marks.
         """
-        statistic, threshold = (None if value is None else float(value) for value in (statistic, threshold))
-        holds = None if holds is None or (statistic is not None and math.isnan(statistic)) else bool(holds)
-        claim = {"name": name, "statement": statement, "statistic": statistic, "threshold": threshold}
-        self.claims.append({**claim, "holds": holds, "source": source, "found": found})
-        self.say(f"*Claim* ({source}): {statement} {found and f'*Found:* {found}. '}**{verdict(holds).capitalize()}.**")
+        filled = _filled(sentence, tables, named)
+        if isinstance(filled, Nothing):
+            return self._say_why(filled)
+        display(Markdown(_raised(filled)))
+        self.reason = None
+        return filled
 
-    def table(self, name, frame, caption, shown=None, folded=False):
-        """Record and show a table; text in it is escaped on the page.
+    def _say_why(self, nothing):
+        """Say a reason, once where several things in a row have it."""
+        if nothing.reason != self.reason:
+            display(Markdown(f"Nothing to show: {escaped(nothing.reason)}."))
+            self.reason = nothing.reason
+
+    def finding(self, sentence, *tables, first=False, **named):
+        """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
+        if filled := self.say(sentence, *tables, **named):
+            self.findings.insert(0 if first else len(self.findings), filled)
+
+    def claim(self, name, value, *, says="", source, found="", tables=(), unless="", **named):
+        """Record and show a claim: that a number lies below, above, at least or at most at another.
+
+        value: the number. One of below, above, at_least, at_most in `named`: what it is held against; the other names
+        are for the slots of `says` and `found`, as are the tables. says: the sentence that is true or false. source:
+        who claimed it. found: what to show beside it. NaN and Nothing, or a reason in `unless`, leave the claim
+        undecided. A claim that fails is a result.
+
+        Without `says` value is that sentence, and statistic, threshold and holds stand in `named` (None: undecided).
+        """
+        if not says:
+            says, value, threshold, holds = value, *(named.pop(key) for key in ("statistic", "threshold", "holds"))
+            nothing = Nothing("") if value is not None and math.isnan(value) else None
+        else:
+            (how,) = HOLDS.keys() & named.keys()
+            threshold = named.pop(how)
+            given = (value, threshold, *tables, *named.values())
+            nothing = next((each for each in given if isinstance(each, Nothing)), None)
+            if nothing is None and (unless or pd.isna(value)):
+                nothing = Nothing(unless or "it cannot be computed here")
+            holds = None if nothing is not None else HOLDS[how](value, threshold)
+            found = nothing.reason if nothing is not None else _filled(found, tables, named)
+            says = says if nothing is not None else _filled(says, tables, named)
+        holds = None if holds is None or nothing is not None else bool(holds)
+        statistic, threshold = (
+            None if each is None or isinstance(each, Nothing) else float(each) for each in (value, threshold)
+        )
+        claim = {"name": name, "statement": says, "statistic": statistic, "threshold": threshold}
+        self.claims.append({**claim, "holds": holds, "source": source, "found": found})
+        told = found and f"*Found:* {found}. "
+        self.say(f"*Claim* ({source}): {says} {told}**{verdict(holds).capitalize()}.**")
+
+    def table(self, name, frame, caption, shown=None, folded=False, **named):
+        """Record and show a table, or why there is none; text in it is escaped on the page.
 
         frame: DataFrame, recorded; a named index becomes a column. shown: how it reads best, where that is not `frame`.
-        folded: whether its rows are opened by a click.
+        caption: filled as `words.fill` does. folded: whether its rows are opened by a click.
         """
+        if isinstance(frame, Nothing):
+            return self._say_why(frame)
         frame, shown = (
             each.reset_index() if each.index.name else each for each in (frame, frame if shown is None else shown)
         )
         columns = [str(column) for column in frame.columns]
         self.tables[name] = {"columns": columns, "rows": frame.astype(object).values.tolist()}
-        display(HTML(_table(shown, caption, folded=folded)))
+        display(HTML(_table(shown, _filled(caption, (), named), folded=folded)))
+        self.reason = None
 
-    def figure(self, figure, alt):
-        """Show a matplotlib figure. alt: what a sighted reader takes from it, with the numbers."""
+    def figure(self, figure, alt, *tables, top=False, **named):
+        """Show a matplotlib figure, or why there is none.
+
+        alt: what a sighted reader takes from it, with the numbers; filled as `words.fill` does. top: show it under the
+        answer, where the report was made, and not here.
+        """
+        alt = _filled(alt, tables, named)
+        for each in (figure, alt):
+            if isinstance(each, Nothing):
+                return self._say_why(each)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
-        display(Image(png.getvalue(), alt=alt, width=round(figure.get_figwidth() * 96)))
+        picture = Image(png.getvalue(), alt=alt, width=round(figure.get_figwidth() * 96))
+        if top:
+            self.pictured = True
+            self.picture.update(picture)
+        else:
+            display(picture)
+        self.reason = None
+
+    def explore(self, explorer):
+        """Show an `explore.Explorer`, or why there is none."""
+        if isinstance(explorer, Nothing):
+            return self._say_why(explorer)
+        explorer.show()
 
     def finish(self):
         """Show all claims and the provenance, fill in the answer, write the result file (whole, or not at all)."""
@@ -111,6 +174,8 @@ class Report:
             claims[name] = ["–" if pd.isna(value) else f"{value:.3g}" for value in claims[name]]
         display(HTML(f"<h2>Claims</h2>{_table(claims, tally(self.claims), 'claims')}"))
         self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {_raised(finding)}" for finding in self.findings)))
+        if not self.pictured:
+            self.picture.update(Markdown(""))
         provenance = self.provenance()
         display(HTML(_provenance_list(self.parameters, provenance)))
         if self.results:
@@ -188,16 +253,19 @@ def write_together(place, files):
             Path(staged, name).replace(place / name)
 
 
+def _filled(text, tables, named):
+    return fill(text, *tables, **named) if tables or named else text
+
+
 def _raised(markdown):
     """Raised digits as markup: fonts that lack some of them mix sizes, and 10⁻⁴¹ reads as 10⁻⁴."""
     return re.sub(f"[{RAISED}]+", lambda found: f"<sup>{found[0].translate(LOWERED)}</sup>", markdown)
 
 
-def _table(frame, caption, kind="numbers", folded=False):
+def _table(frame, caption, kind="numbers"):
     formats = {name: _decimals(frame[name]) for name in frame.select_dtypes("float")}
     options = {"index": False, "escape": True, "border": 0, "na_rep": "–", "justify": "inherit"}
     shown = frame.rename_axis(columns=None).to_html(classes=kind, formatters=formats, **options)
-    shown = f"<details><summary>{len(frame)} rows</summary>{shown}</details>" if folded else shown
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{_raised(shown)}</figure>"
 
 

@@ -5,43 +5,42 @@ from functools import lru_cache, partial
 import numpy as np
 from scipy import stats
 
-from helpers import digits, subspaces
+from helpers import digits
 from helpers.digits import controls, saliency
 from helpers.parameters import DigitSaliency, RandomBaselines, SubspaceSimilarity
 from helpers.show import live, words
 from helpers.show.explore import Axis, Cells, Explorer
-from helpers.show.phi import phi_titles
+from helpers.show.phi import PhiRow, phi_titles
 from helpers.subspaces import chance
+from helpers.values import passing
 from helpers.weights import modules
 
 WORK = 10**10  # multiplications; where decomposing all weights takes more, a page holds the one in question only
 SHORT = {"phi": "φ", "excess": "φ − chance", "z": "z"}
 
 
-def subspace_similarity(p, study):
-    """Explorer of notebook 01: φ of adapters and of random directions with W.
-
-    p: the notebook's parameters, which its axes are. study: its `subspaces.Similarity`, which has a base.
-    """
-    work = _Similarity(p, study)
-    ranks, grids, first_i, _ = work.at(p.model_copy(update={"module": study.module}))
-    work.window = first_i, first_i + len(grids[0]) - 1
+@passing
+def subspace_similarity(study):
+    """Explorer of notebook 01: φ of adapters and of random directions with W. study: a `subspaces.Similarity`."""
+    if not study.base:
+        return study.weight
+    p, work = study.parameters, _Similarity(study)
     names = ("factor", "side", "quantity", "read_i", "read_j", "colour_low", "colour_high")
     start = {name: getattr(p, name) for name in names} | {"adapters": tuple(p.adapters)}
-    start |= dict(zip(("layer", "projection", "first_i", "last_i"), work.place + work.window, strict=True))
-    layers, projections = ([*dict.fromkeys(keys)] for keys in zip(*work.places, strict=True))
-    single = dict(zip(((path,) for path in p.adapters), words.adapter_names(ranks), strict=True))
+    window, every = (study.first_i, study.last_i), zip(*work.places, strict=True)
+    start |= dict(zip(("layer", "projection", "first_i", "last_i"), work.place + window, strict=True))
+    layers, projections = ([*dict.fromkeys(keys)] for keys in every)
+    single = dict(zip(((path,) for path in p.adapters), study.labels, strict=True))
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
     shapes = [study.base.shape(name) for name in work.places.values()]
     ordered = sorted(layers)
-    places = np.linspace(0, len(layers) - 1, min(len(layers), 7)).round().astype(int)
-    some = tuple(ordered[place] for place in places)  # of a deep model
+    ends = np.linspace(0, len(layers) - 1, min(len(layers), 7)).round().astype(int)
+    some = tuple(ordered[place] for place in ends)  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
-    available, widest = min(study.base.shape(study.module)), max(grid.shape[1] for grid in grids)
-    sparse = range(0, available, max(1, available // 24))
+    sparse = range(0, study.available, max(1, study.available // 24))
     reads = [
-        sorted({0, p.read_i, *range(first_i, work.window[1] + 1), *sparse}),
-        sorted({0, p.read_j, *range(widest + 1)}),
+        sorted({0, p.read_i, *range(study.first_i, study.last_i + 1), *sparse}),
+        sorted({0, p.read_j, *range(study.last_j + 1)}),
     ]
     axis = partial(_axis, SubspaceSimilarity)
     chosen = {"word": lambda value: str(value) if value else "chosen", "in_page": ()}
@@ -59,7 +58,7 @@ def subspace_similarity(p, study):
             kinds=True,
             in_page=(),
         ),
-        axis(("first_i", "last_i"), range(1, available + 1), "rows i", "first_i"),
+        axis(("first_i", "last_i"), range(1, study.available + 1), "rows i", "first_i"),
         axis(("colour_low", "colour_high"), sorted(shades), "colours of φ", "colour_high", word="{:g}".format),
         axis("read_i", reads[0], "read at i", **chosen),
         axis("read_j", reads[1], "read at j", **chosen),
@@ -113,61 +112,48 @@ def digit_saliency(p, study, images, labels, baselines):
 
 
 class _Similarity:
-    """What the explorer of notebook 01 computes; the last of it is remembered from step to step."""
+    """What the explorer of notebook 01 shows: the same study of other parameters; the last are remembered."""
 
-    def __init__(self, p, study):
-        self.p, self.study = p, study
+    def __init__(self, study):
+        self.study, self.window = study, (study.first_i, study.last_i)
         self.places = modules.by_layer(study.common)
         self.place = next(place for place, name in self.places.items() if name == study.module)
-        self.window = None  # (first i, last i) at rest
-        self.row = lru_cache(64)(live.PhiRow)
+        self.row, self.replaced = lru_cache(8)(PhiRow), lru_cache(64)(self.replaced)
 
-    def at(self, q):
-        """φ as notebook 01 has it at these parameters: (ranks of the adapters, grids, first i, d)."""
-        study, which = self.study, [self.p.adapters.index(path) for path in q.adapters]
-        found = [study.directions(q.module, n, q.factor, q.side).vectors for n in which]
-        counts, d = [v.shape[1] for v in found], len(found[0])
-        ranks, available = [study.rank(q.module, n) for n in which], min(study.base.shape(q.module))
-        first_i, last_i, last_j = subspaces.choose_window(d, available, counts, q.first_i, q.last_i, q.last_j)
-        found = [v[:, :last_j] for v in (*found, subspaces.random_adapter(max(counts), d, self.p.seed))]
-        top = study.top(q.module, last_i, q.side).vectors
-        return ranks, [subspaces.similarity_grid(top, v)[first_i - 1 :] for v in found], first_i, d
+    def replaced(self, adapters, **changes):
+        return self.study.replace(adapters=list(adapters), **changes)
 
-    def parameters(self, layer, projection, **given):
-        """The notebook's parameters at a position of the sliders."""
+    def at(self, layer, projection, adapters, quantity, **given):
+        """The study at a position of the sliders; (i, j) of the cell that is read."""
         if (layer, projection) not in self.places:
             raise ValueError(f"layer {layer} has no {projection} that all adapters and the model have")
         if (given["first_i"], given["last_i"]) == self.window:  # as they were chosen: another module may choose others
-            given |= {"first_i": self.p.first_i, "last_i": self.p.last_i}
-        return SubspaceSimilarity.parse({**self.p.model_dump(), **given, "module": self.places[layer, projection]})
+            given |= {name: getattr(self.study.parameters, name) for name in ("first_i", "last_i")}
+        read_i, read_j = (given.pop(name) for name in ("read_i", "read_j"))
+        study = self.replaced(adapters, module=self.places[layer, projection], **given)
+        return study, (min(max(read_i, study.first_i), study.last_i), min(read_j or study.j, study.last_j))
 
     def draw(self, **given):
-        q = self.parameters(**given)
-        ranks, grids, first_i, d = self.at(q)
-        widths = [grid.shape[1] for grid in grids]
-        rows = np.arange(first_i, first_i + len(grids[0]))[:, None]
-        columns = [np.arange(1, width + 1) for width in widths]
-        i = min(max(q.read_i, first_i), rows.max())
-        j = min(q.read_j or min(4, first_i, *widths), max(widths))
-        expected = [chance.mean(rows, across, d) for across in columns]
-        z = [chance.z_score(grid, rows, across, d) for grid, across in zip(grids, columns, strict=True)]
-        excess = [grid - mean for grid, mean in zip(grids, expected, strict=True)]
-        titles = phi_titles(q.module, q.factor, ranks)
-        panels = dict(zip(titles, {"phi": grids, "excess": excess, "z": z}[q.quantity], strict=True))
-        title = f"{modules.short_name(q.module)}, layer {given['layer']}: {SHORT[q.quantity]}; read at i = {i}, j = {j}"
-        row = self.row(len(grids))
-        figure = row.show(panels, q.quantity, title, first_i, (q.colour_low, q.colour_high), (i, j))
-        names = [*words.adapter_names(ranks), "random"]
-        panels = dict(zip(names, row.panels, strict=True))
-        cells = Cells(panels, "i = {}, j = {}", (first_i, 1), {"φ": (grids, 4), "chance": (expected, 4), "z": (z, 1)})
-        has = [n for n, width in enumerate(widths) if j <= width]
-        of = [names[n] for n in has]
-        phi_there, z_there = ([each[n][i - first_i, j - 1] for n in has] for each in (grids, z))
+        study, (i, j) = self.at(**given)
+        quantity, colours = given["quantity"], (given["colour_low"], given["colour_high"])
+        p, which = study.parameters, list(SHORT).index(quantity)
+        grids, excess, z = ([each[n] for each in study.panels.values()] for n in range(3))
+        row, titles = self.row(len(grids)), phi_titles(study.module, p.factor, study.ranks)
+        title = (
+            f"{modules.short_name(study.module)}, layer {given['layer']}: {SHORT[quantity]}; read at i = {i}, j = {j}"
+        )
+        shown = dict(zip(titles, (grids, excess, z)[which], strict=True))
+        figure = row.show(shown, title, study.first_i, colours, study.level, quantity, (i, j))
+        values = {"φ": (grids, 4), "chance": ([a - b for a, b in zip(grids, excess, strict=True)], 4), "z": (z, 1)}
+        panels = dict(zip(study.panels, row.panels, strict=True))
+        cells = Cells(panels, "i = {}, j = {}", (study.first_i, 1), values)
+        has = [n for n, grid in enumerate(grids) if j <= grid.shape[1]]
+        names = [list(panels)[n] for n in has]
+        phi_there, z_there = ([each[n][i - study.first_i, j - 1] for n in has] for each in (grids, z))
         line = (
-            f"{q.module}, factor {q.factor}, {q.side} directions, d = {d}. At i = {i}, j = {j}: "
-            f"φ = {words.readings(phi_there, of, 4)}; "
-            f"chance {chance.mean(i, j, d):.4f} ± {chance.variance(i, j, d) ** 0.5:.4f}; "
-            f"z = {words.readings(z_there, of, 1)}."
+            f"{study.module}, factor {p.factor}, {p.side} directions, d = {study.d}. At i = {i}, j = {j}: "
+            f"φ = {words.readings(phi_there, names, 4)}; chance {chance.mean(i, j, study.d):.4f} ± "
+            f"{chance.variance(i, j, study.d) ** 0.5:.4f}; z = {words.readings(z_there, names, 1)}."
         )
         return figure, line, cells
 

@@ -6,86 +6,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from helpers.show import maps
-from helpers.show.phi import number_axes, value_range
+from helpers.show.phi import DPI
 
-DPI = 120
-QUANTITIES = {
-    "phi": r"$\phi$: mean $\cos^2$ of the principal angles",
-    "excess": r"$\phi$ − chance",
-    "z": "$z$: standard deviations above chance",
-}
 BINS = 50
-LEAST_Z = 4  # a scale of z that ends lower would show noise in full colour
-
-
-class PhiRow:
-    """A row of grids over i (down) and j (across) on one colour scale, with a ring around one cell of each.
-
-    count: number of grids.
-    """
-
-    def __init__(self, count):
-        width, height = 1.9 + 1.75 * count, 4.0
-        self.figure = Figure(figsize=(width, height), dpi=DPI)
-        left, right, bottom, top = 0.6 / width, 1 - 1.3 / width, 0.5 / height, 1 - 0.75 / height
-        grid = self.figure.add_gridspec(1, count, left=left, right=right, bottom=bottom, top=top, wspace=0.12)
-        self.panels = [self.figure.add_subplot(cell) for cell in grid]
-        self.norm = Normalize(0, 1)
-        look = {"norm": self.norm, "aspect": "auto", "interpolation": "nearest", "animated": True}
-        self.images = [axes.imshow(np.zeros((1, 1)), **look) for axes in self.panels]
-        ring = {"linestyle": "", "marker": "o", "markersize": 7, "markerfacecolor": "none", "animated": True}
-        self.rings = [
-            axes.plot([], [], color=colour, markeredgewidth=edge, **ring)[0]
-            for axes in self.panels
-            for colour, edge in (("black", 3), ("white", 1))
-        ]
-        for axes in self.panels:
-            axes.set_xlabel("$j$")
-            axes.set_title("", fontsize="medium", animated=True)
-            axes.tick_params(length=3, labelleft=axes is self.panels[0])
-            for spine in axes.spines.values():
-                spine.set(animated=True, zorder=3)
-        self.panels[0].set_ylabel("$i$")
-        self.bar_axes = self.figure.add_axes((right + 0.25 / width, bottom, 0.14 / width, top - bottom), animated=True)
-        self.bar = self.figure.colorbar(self.images[0], cax=self.bar_axes)
-        self.title = self.figure.text(0.5, 1 - 0.1 / height, "", ha="center", va="top", fontsize="large", animated=True)
-        self.shown = None
-
-    def show(self, panels, quantity, title, first_i, colours, cell):
-        """Change the figure to these grids, and return it.
-
-        panels: {title: grid [rows, columns]}, rows from i = first_i. quantity: of QUANTITIES. colours: (low, high) of
-        φ; (0, 0): the range of the grids. cell: (i, j) of the ring, which a grid without that column lacks.
-        """
-        low, high = colours if quantity == "phi" else (0, 0)
-        if not high:
-            low, high = value_range(panels.values())
-        if quantity != "phi":
-            high = max(abs(low), abs(high), LEAST_Z if quantity == "z" else 1e-9)
-            low = -high
-        colour_map = "rocket" if quantity == "phi" else "vlag"
-        self._lay_out([grid.shape for grid in panels.values()], first_i)
-        for axes, image, (name, grid) in zip(self.panels, self.images, panels.items(), strict=True):
-            axes.title.set_text(name)
-            image.set_data(grid)
-            if image.get_cmap().name != colour_map:
-                image.set_cmap(colour_map)
-        self.images[0].set_clim(low, high)  # of all, whose norm is one
-        i, j = cell
-        for n, ring in enumerate(self.rings):
-            has = j <= list(panels.values())[n // 2].shape[1]
-            ring.set_data([j] if has else [], [i] if has else [])
-        self.bar.set_label(QUANTITIES[quantity])
-        self.title.set_text(title)
-        return self.figure
-
-    def _lay_out(self, shapes, first_i):
-        """What seldom changes, and has everything drawn again."""
-        if (shapes, first_i) != self.shown:
-            self.shown = shapes, first_i
-            for axes, image, (rows, columns) in zip(self.panels, self.images, shapes, strict=True):
-                image.set_extent((0.5, columns + 0.5, first_i + rows - 0.5, first_i - 0.5))
-                number_axes(axes, first_i, rows, columns)
 
 
 class LawRow:

@@ -4,11 +4,22 @@ import textwrap
 
 import numpy as np
 import seaborn as sns
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from helpers.show.words import PRIME, adapter_names
+from helpers.show.words import p_value
+from helpers.subspaces.study import PRIME, adapter_names
+from helpers.values import passing
 from helpers.weights.modules import role
+
+DPI = 120
+QUANTITIES = {
+    "phi": r"$\phi$: mean $\cos^2$ of the principal angles",
+    "excess": r"$\phi$ − chance",
+    "z": "$z$: standard deviations above chance",
+}
+LEAST_Z = 4  # a scale of z that ends lower would show noise in full colour
 
 sns.set_theme(context="paper", style="ticks", font_scale=1.1)
 
@@ -29,12 +40,13 @@ def pair_title(module, factor, one, other):
     return rf"$\Delta W_{{{role(module)}}}$: $\phi({one}, {other}, i, j)$"
 
 
-def full_and_triangle(grids, factor, small, large):
+@passing
+def full_and_triangle(grids, factor, names):
     """Panels of figure 3: every module's whole grid, then the part j ≤ i of the square that the smaller adapter allows.
 
-    grids: {module: φ [r small, r large]}. small, large: the adapters' names.
+    grids: {module: φ [r small, r large]}. names: of the two adapters.
     """
-    panels = {pair_title(module, factor, small, large): grid for module, grid in grids.items()}
+    panels = pair_panels(grids, factor, names)
     for module, grid in grids.items():
         square = grid[:, : len(grid)]
         zoom = np.where(np.tri(*square.shape, dtype=bool), square, np.nan)
@@ -42,6 +54,14 @@ def full_and_triangle(grids, factor, small, large):
     return panels
 
 
+@passing
+def pair_panels(grids, factor, names, random=None):
+    """Panels of two adapters, a module each: {title: grid}; last, where it is given, that of two random subspaces."""
+    panels = {pair_title(module, factor, *names): grid for module, grid in grids.items()}
+    return panels if random is None else panels | {"two random subspaces": random}
+
+
+@passing
 def region_view(table):
     """Region table for reading: one row per region, one column per panel, `φ (chance)` in the cells."""
     cells = table.assign(
@@ -54,85 +74,192 @@ def region_view(table):
     )
 
 
-def similarity_panels(panels, title, first_i=1, colour_limits=(0, 0), chance=None, rows_below=None):
-    """φ grids side by side on one colour scale, i downwards and j across in data units.
+class PhiRow:
+    """Grids over i (down) and j (across) side by side on one colour scale; laid out once, then changed by `show`.
 
-    panels: {title: φ [rows, columns]}, rows from i = first_i, columns from j = 1; NaN stays white.
-    colour_limits: (low, high) of the shared scale; (0, 0): the range of all panels.
-    chance: what chance gives over the panels, any array; its range is drawn beside the colour bar.
-    rows_below: {label: grids like the panels'}, each row on a diverging scale of its own with its middle at 0.
+    count: number of grids. own_rows: whether the grids have other rows than their neighbours. below: height in inches
+    of a row of axes under them. What moves is animated, so that a slider's step draws that alone.
     """
-    rows_below = rows_below or {}
-    rows = 1 + len(rows_below)
-    figure = Figure(figsize=(2.2 + 1.75 * len(panels), 1.6 + 2.6 * rows), layout="constrained")
-    every_axes = figure.subplots(rows, len(panels), squeeze=False)
-    same_rows = len({grid.shape[0] for grid in panels.values()}) == 1
-    for axes in every_axes.flat:
-        axes.tick_params(length=3, labelleft=axes in every_axes[:, 0] or not same_rows)
-    for axes, name in zip(every_axes[0], panels, strict=True):
-        axes.set_title(name, fontsize="medium")
-    for axes in every_axes[:, 0]:
-        axes.set_ylabel("$i$")
-    for axes in every_axes[-1]:
-        axes.set_xlabel("$j$")
-    low, high = colour_limits
-    if not high:
-        low, high = value_range(panels.values() if chance is None else [*panels.values(), chance])
-    bar = _heat_row(figure, every_axes[0], panels.values(), first_i, "rocket", low, high)
-    bar.set_label(r"$\phi$: mean $\cos^2$ of the principal angles")
-    if chance is not None:
-        _mark_chance(bar.ax, np.min(chance), np.max(chance))
-    for row, (label, grids) in zip(every_axes[1:], rows_below.items(), strict=True):
-        most = max(np.abs(value_range(grids))) or 1.0
-        _heat_row(figure, row, grids, first_i, "vlag", -most, most).set_label(label)
-    set_title(figure, title)
+
+    def __init__(self, count, own_rows=False, below=0.0):
+        width, height = 2.1 + 1.75 * count, 4.0 + below
+        self.figure = Figure(figsize=(width, height), dpi=DPI)
+        left, right, bottom, top = 0.8 / width, 1 - 1.3 / width, (0.5 + below) / height, 1 - 0.75 / height
+        sides = {"left": left, "right": right, "wspace": 0.25 if own_rows else 0.12}
+        grid = self.figure.add_gridspec(1, count, bottom=bottom, top=top, **sides)
+        self.panels = [self.figure.add_subplot(cell) for cell in grid]
+        self.below = []
+        if below:
+            grid = self.figure.add_gridspec(1, count, bottom=0.5 / height, top=(below - 0.15) / height, **sides)
+            self.below = grid.subplots(sharey=True, squeeze=False)[0]
+        self.norm = Normalize(0, 1)
+        look = {"norm": self.norm, "aspect": "auto", "interpolation": "nearest", "animated": True}
+        self.images = [axes.imshow(np.zeros((1, 1)), **look) for axes in self.panels]
+        ring = {"linestyle": "", "marker": "o", "markersize": 7, "markerfacecolor": "none", "animated": True}
+        self.rings = [
+            axes.plot([], [], color=colour, markeredgewidth=edge, **ring)[0]
+            for axes in self.panels
+            for colour, edge in (("black", 3), ("white", 1))
+        ]
+        for axes in self.panels:
+            axes.set_xlabel("$j$")
+            axes.set_title("", fontsize="medium", animated=True)
+            axes.tick_params(length=3, labelleft=own_rows or axes is self.panels[0])
+            for spine in axes.spines.values():
+                spine.set(animated=True, zorder=3)
+        self.panels[0].set_ylabel("$i$")
+        self.bar_axes = self.figure.add_axes((right + 0.25 / width, bottom, 0.14 / width, top - bottom), animated=True)
+        self.bar = self.figure.colorbar(self.images[0], cax=self.bar_axes)
+        grey = {
+            "transform": blended_transform_factory(self.bar_axes.transAxes, self.bar_axes.transData),
+            "color": "0.3",
+        }
+        self.mark = self.bar_axes.plot([], [], linewidth=3, clip_on=False, solid_capstyle="butt", **grey)[0]
+        self.word = self.bar_axes.text(-0.7, 0, "", rotation=90, ha="right", fontsize="small", **grey)
+        self.title = self.figure.text(0.5, 1 - 0.1 / height, "", ha="center", va="top", fontsize="large", animated=True)
+        self.shown = None
+
+    def show(self, panels, title, first_i=1, colours=(0, 0), chance=None, quantity="phi", cell=None):
+        """Change the figure to these grids, and return it.
+
+        panels: {title: grid [rows, columns]}, rows from i = first_i, columns from j = 1; NaN stays white. colours:
+        (low, high) of φ; (0, 0): the range of the grids and of chance. chance: what it gives over the panels, any
+        array; its range is drawn beside the colour bar. quantity: of QUANTITIES. cell: (i, j) of a ring, which a grid
+        without that column lacks.
+        """
+        low, high = colours if quantity == "phi" else (0, 0)
+        if not high:
+            low, high = value_range([*panels.values(), *([] if chance is None else [chance])])
+        if quantity != "phi":
+            high = max(abs(low), abs(high), LEAST_Z if quantity == "z" else 1e-9)
+            low = -high
+        colour_map = "rocket" if quantity == "phi" else "vlag"
+        self._lay_out([grid.shape for grid in panels.values()], first_i)
+        for axes, image, (name, grid) in zip(self.panels, self.images, panels.items(), strict=True):
+            axes.title.set_text(name)
+            image.set_data(grid)
+            if image.get_cmap().name != colour_map:
+                image.set_cmap(colour_map)
+        self.images[0].set_clim(low, high)  # of all, whose norm is one
+        for n, ring in enumerate(self.rings):
+            has = cell and cell[1] <= list(panels.values())[n // 2].shape[1]
+            ring.set_data(([cell[1]], [cell[0]]) if has else ([], []))
+        self.bar.set_label(QUANTITIES[quantity])
+        self._mark_chance(chance if quantity == "phi" else None)
+        self.title.set_text(_folded(title, self.figure))
+        return self.figure
+
+    def _mark_chance(self, chance):
+        """The range of chance as a line beside the colour bar; in words where the bar does not reach it."""
+        self.mark.set_data([], [])
+        self.word.set_text("")
+        if chance is None:
+            return
+        ends = self.bar_axes.get_ylim()
+        low, high = np.min(chance), np.max(chance)
+        first, last = np.clip([low, high], *ends)
+        text, place, align = "chance", (first + last) / 2, "center"
+        if first < last:
+            self.mark.set_data([-0.35, -0.35], [first, last])
+        else:
+            below = high <= ends[0]
+            text, place, align = ("chance: below", first, "bottom") if below else ("chance: above", last, "top")
+        self.word.set(text=text, y=place, va=align)
+
+    def _lay_out(self, shapes, first_i):
+        """What seldom changes, and has everything drawn again."""
+        if (shapes, first_i) != self.shown:
+            self.shown = shapes, first_i
+            for axes, image, (rows, columns) in zip(self.panels, self.images, shapes, strict=True):
+                image.set_extent((0.5, columns + 0.5, first_i + rows - 0.5, first_i - 0.5))
+                number_axes(axes, first_i, rows, columns)
+
+
+@passing
+def similarity_panels(panels, title, chance, first_i=1, colours=(0, 0)):
+    """A `PhiRow` at rest."""
+    row = PhiRow(len(panels), own_rows=len({grid.shape[0] for grid in panels.values()}) > 1)
+    return at_rest(row.show(panels, title, first_i, colours, chance))
+
+
+@passing
+def headline(panels, title, first_i, colours, chance, curves, band):
+    """A `PhiRow`, and below each panel φ − chance at one column against i, with the band of chance.
+
+    panels to chance: as in `PhiRow.show`. curves: {adapter: (trained [rows], untrained [rows] or None)}, a panel each.
+    band: (low, high) [rows].
+    """
+    row = PhiRow(len(panels), below=2.4)
+    row.show(panels, title, first_i, colours, chance)
+    i = first_i + np.arange(len(band[0]))
+    for axes, (trained, untrained) in zip(row.below, curves.values(), strict=True):
+        axes.fill_between(i, *band, color="0.88", label="99 % of\nchance")
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        axes.plot(i, trained, color=sns.color_palette("colorblind")[0], label="trained")
+        if untrained is not None:
+            axes.plot(i, untrained, "--", color=sns.color_palette("colorblind")[1], label="untrained")
+        axes.set(xlabel="$i$", xlim=(i[0], i[-1]) if len(i) > 1 else None)
+    row.below[0].set_ylabel(r"$\phi$ − chance")
+    right = 1 - 1.28 / row.figure.get_figwidth()
+    row.figure.legend(
+        *row.below[0].get_legend_handles_labels(),
+        frameon=False,
+        fontsize="small",
+        loc="center left",
+        bbox_to_anchor=(right, 1.45 / row.figure.get_figheight()),
+    )
+    for axes in row.below:
+        sns.despine(ax=axes)
+    return at_rest(row.figure)
+
+
+def at_rest(figure):
+    """A figure whose animated artists are drawn with the others, to be saved."""
+    for artist in figure.findobj(lambda artist: artist.get_animated()):
+        artist.set_animated(False)
     return figure
 
 
-def excess_curves(i, curves, band, title):
-    """φ − chance against i, trained (solid) and untrained (dashed), one colour per adapter, with the band of chance.
-
-    i: [n]. curves: {adapter: (trained [n], untrained [n])}. band: (label, low [n], high [n]) of chance.
-    """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    label, low, high = band
-    axes.fill_between(i, low, high, color="0.88", label=label)
-    axes.axhline(0, color="0.4", linewidth=0.8)
-    colours = sns.color_palette("colorblind", len(curves))
-    for colour, (name, (trained, untrained)) in zip(colours, curves.items(), strict=True):
-        axes.plot(i, trained, color=colour, label=name)
-        axes.plot(i, untrained, color=colour, linestyle="--", label=f"{name}, untrained")
-    axes.set(xlabel="$i$: leading directions of W", ylabel=r"$\phi$ − chance")
-    axes.margins(x=0)
-    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+@passing
+def layer_view(table):
+    """Layers for reading: a row a projection and layer, corrected p-values by adapter."""
+    view = table.pivot(index=["projection", "layer"], columns="adapter", values="p_holm")[table["adapter"].unique()]
+    return view.map(p_value).reset_index()
 
 
+@passing
 def layer_panels(table, chance, band, title):
     """φ at one (i, j) in every layer, a panel a projection (down) and adapter (across): untrained → trained.
 
     table: columns projection, layer, adapter, phi, untrained and elsewhere (NaN: unknown), and beyond: whether the dot
-    is ringed. chance: its mean. band: (label, low, high) of chance.
+    is ringed. chance: its mean. band: (low, high) of chance.
     """
     kinds, adapters = table["projection"].unique(), table["adapter"].unique()
-    figure = Figure(figsize=(1.2 + 2.1 * len(adapters), 1.1 + 1.9 * len(kinds)), layout="constrained")
+    size = 1.2 + 2.1 * len(adapters), 0.9 + 1.9 * len(kinds)
+    figure = Figure(figsize=size, layout="constrained")
     every_axes = figure.subplots(len(kinds), len(adapters), sharex=True, sharey=True, squeeze=False)
-    (label, low, high), (one, other, *_) = band, sns.color_palette("colorblind")
+    colours = sns.color_palette("colorblind")
     for kind, row in zip(kinds, every_axes, strict=True):
         for adapter, axes in zip(adapters, row, strict=True):
             part = table[(table["projection"] == kind) & (table["adapter"] == adapter)]
-            layer, phi, ringed = part["layer"], part["phi"], part[part["beyond"]]
-            axes.axhspan(low, high, color="0.88", label=label)
+            at, phi, beyond = part["layer"], part["phi"], part["beyond"]
+            axes.axhspan(*band, color="0.88", label="chance, one set in twenty beyond")
             axes.axhline(chance, color="0.4", linewidth=0.8)
-            axes.vlines(layer, part["untrained"], phi, color=one, linewidth=0.8)
-            axes.plot(layer, part["untrained"], "o", color=one, markersize=3, markerfacecolor="none", label="untrained")
-            axes.plot(layer, phi, "o", color=one, markersize=4, label="trained")
-            axes.plot(layer, part["elsewhere"], "_", color=other, markersize=5, label="with the other layers' W")
-            look = {"color": "black", "markersize": 8, "markerfacecolor": "none", "label": "beyond chance (Holm)"}
-            axes.plot(ringed["layer"], ringed["phi"], "o", **look)
+            axes.vlines(at, part["untrained"], phi, color=colours[0], linewidth=0.8)
+            axes.plot(
+                at, part["untrained"], "o", color=colours[0], markersize=3, markerfacecolor="none", label="untrained"
+            )
+            axes.plot(at, phi, "o", color=colours[0], markersize=4, label="trained")
+            axes.plot(
+                at[beyond],
+                phi[beyond],
+                "o",
+                color="black",
+                markersize=8,
+                markerfacecolor="none",
+                label="beyond chance (Holm)",
+            )
+            axes.plot(at, part["elsewhere"], "_", color=colours[1], markersize=5, label="with the other layers' W")
     for adapter, axes in zip(adapters, every_axes[0], strict=True):
         axes.set_title(adapter, fontsize="medium")
     for kind, axes in zip(kinds, every_axes[:, 0], strict=True):
@@ -140,8 +267,13 @@ def layer_panels(table, chance, band, title):
     layers = sorted(table["layer"].unique())
     for axes in every_axes[-1]:
         axes.set(xlabel="layer", xticks=layers[:: 1 + len(layers) // 8])
-    signs = every_axes[0, 0].get_legend_handles_labels()
-    figure.legend(*signs, frameon=False, fontsize="small", ncols=5, loc="outside lower center")
+    figure.legend(
+        *every_axes[0, 0].get_legend_handles_labels(),
+        frameon=False,
+        fontsize="small",
+        ncols=5,
+        loc="outside lower center",
+    )
     set_title(figure, title)
     sns.despine(figure)
     return figure
@@ -270,8 +402,12 @@ def learning_curves(curves, yardsticks, texts):
 
 def set_title(figure, title):
     """Give a figure its title, broken into lines that fit its width."""
+    figure.suptitle(_folded(title, figure), fontsize="large")
+
+
+def _folded(title, figure):
     kept = title.replace(" = ", "\u00a0=\u00a0")  # no line ends inside an equation
-    figure.suptitle(textwrap.fill(kept, round(10 * figure.get_figwidth())), fontsize="large")
+    return textwrap.fill(kept, round(10 * figure.get_figwidth()))
 
 
 def value_range(grids):
@@ -293,39 +429,7 @@ def _adapter_symbol(factor, name):
     return rf"{stem}{primes}_{{r={rank}}}"
 
 
-def _heat_row(figure, every_axes, grids, first_i, colours, low, high):
-    """One row of heatmaps on one scale, and its colour bar."""
-    for axes, grid in zip(every_axes, grids, strict=True):
-        rows, columns = grid.shape
-        extent = (0.5, columns + 0.5, first_i + rows - 0.5, first_i - 0.5)
-        image = axes.imshow(
-            grid, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest", extent=extent
-        )
-        number_axes(axes, first_i, rows, columns)
-    return figure.colorbar(image, ax=every_axes, extend=_clipped(grids, low, high), fraction=0.08, pad=0.01)
-
-
-def _clipped(grids, low, high):
-    least, most = value_range(grids)
-    ends = (["min"] if least < low else []) + (["max"] if most > high else [])
-    return "both" if len(ends) == 2 else (ends or ["neither"])[0]
-
-
 def _round_ticks(last):
     """1, the multiples of a round step below `last`, and `last`."""
     step = next((step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if last <= 4 * step), 1024)
     return np.unique([1, *range(step, last - step // 2 + 1, step), last])
-
-
-def _mark_chance(axes, low, high):
-    """The range of chance as a line beside a colour bar; in words where the bar does not reach it."""
-    grey = {"transform": blended_transform_factory(axes.transAxes, axes.transData), "color": "0.3"}
-    ends = axes.get_ylim()
-    first, last = np.clip([low, high], *ends)
-    if first < last:
-        axes.plot([-0.35, -0.35], [first, last], linewidth=3, clip_on=False, solid_capstyle="butt", **grey)
-        text, place, align = "chance", (first + last) / 2, "center"
-    else:
-        below = high <= ends[0]
-        text, place, align = ("chance: below", first, "bottom") if below else ("chance: above", last, "top")
-    axes.text(-0.7, place, text, rotation=90, ha="right", va=align, fontsize="small", **grey)

@@ -1,15 +1,54 @@
 """Numbers in words, for sentences and titles."""
 
+import string
+
 import numpy as np
+import pandas as pd
+
+from helpers.values import Nothing
 
 UNDETERMINED = 0.1  # bound on the error of φ from which on directions are not determined
-PRIME, MINUS = "\u2032", "\u2212"
+MINUS = "\u2212"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def adapter_names(ranks):
-    """Names of adapters by rank, primed where a rank comes again: `r = 64`, `r = 64′`."""
-    return [f"r = {rank}" + PRIME * ranks[:n].count(rank) for n, rank in enumerate(ranks)]
+class _Slots(string.Formatter):
+    """Fills `{name:how}`; see `fill`."""
+
+    def get_field(self, name, given, named):
+        if name in named:
+            return named[name], name
+        for table in given:
+            if name in (table.columns if isinstance(table, pd.DataFrame) else table.index):
+                return table[name], name
+        raise KeyError(f"a sentence asks for {name!r}, which is neither given by name nor in a table")
+
+    def format_field(self, value, how):
+        kind, _, digits = how.partition(" ")
+        digits = {"digits": int(digits)} if digits.isdecimal() else {}
+        if kind == "span":
+            return span(value, **digits)
+        if kind == "each":
+            read = p_value if how == "each p" else lambda one: number(one, **digits)
+            return ", ".join(f"{read(one)} ({name})" for name, one in value.items())
+        if kind == "p":
+            return p_value(value)
+        if isinstance(value, str):
+            return format(value, how)
+        return "–" if pd.isna(value) else format(value, how).replace("-", MINUS)
+
+
+def fill(sentence, *tables, **named):
+    """A sentence with its slots filled, or the first Nothing among what it is given.
+
+    A slot `{name:how}` is a named value, or a column of a table or an entry of a Series given. how: `span 3`, least and
+    greatest with three decimals; `each 3`, one by one with their labels; `p` and `each p`, as probabilities; else what
+    `format` knows.
+    """
+    for value in (*tables, *named.values()):
+        if isinstance(value, Nothing):
+            return value
+    return _Slots().vformat(sentence, tables, named)
 
 
 def number(value, digits=2):

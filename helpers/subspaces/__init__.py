@@ -1,9 +1,8 @@
 """The arithmetic of directions: how much subspaces share, and what chance would have given. Knows arrays.
 
-`study` and `atlas` alone ask `weights` for matrices.
+`inputs`, `study` and `atlas` alone ask `weights` for matrices.
 """
 
-from helpers.subspaces.atlas import collect, own_layers, pairings
 from helpers.subspaces.directions import (
     FULL_SVD_SIZE,
     Directions,
@@ -12,6 +11,7 @@ from helpers.subspaces.directions import (
     low_rank_directions,
     top_directions,
 )
+from helpers.subspaces.inputs import random_adapter
 from helpers.subspaces.similarity import (
     Amplification,
     amplification,
@@ -21,23 +21,21 @@ from helpers.subspaces.similarity import (
     phi,
     similarity_grid,
 )
-from helpers.subspaces.study import Similarity, random_adapter
+from helpers.subspaces.study import Similarity, adapter_names
 
 __all__ = [
     "FULL_SVD_SIZE",
     "Amplification",
     "Directions",
     "Similarity",
+    "adapter_names",
     "amplification",
     "choose_pairs",
     "choose_window",
-    "collect",
     "cumulative_phi",
     "decompose",
     "factor_directions",
     "low_rank_directions",
-    "own_layers",
-    "pairings",
     "phi",
     "random_adapter",
     "similarity_grid",

@@ -8,61 +8,56 @@ import pandas as pd
 from tqdm import tqdm
 
 from helpers.subspaces import chance, nulls, similarity
+from helpers.values import Nothing, computed
 from helpers.weights import modules
 
-COLUMNS = ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
+CHOICES = {"A": ("A", "right"), "BA right": ("BA", "right"), "BA left": ("BA", "left")}  # (factor, side)
 
 
 class Place(NamedTuple):
     """One projection in one layer: its module's full name, W's leading directions [d, i], and the adapters' there.
 
-    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}. ranks: {adapter: r there}.
+    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}.
     """
 
     module: str
     top: np.ndarray
     found: dict
-    ranks: dict
 
 
-def collect(study, projections, i, j, d, factor="A", side="right", names=None):
-    """The directions of W and of the adapters in every layer that has one of the projections.
+def collect(study, projection, i, j, d, factor="A", side="right"):
+    """The directions of W and of the adapters in every layer that has a projection.
 
-    study: a `Similarity` with a base. projections: module names; each stands for its counterparts in all layers. d:
-    dimension that the directions must have. factor, side: as in `directions.factor_directions`; the untrained A is
-    known for factor "A", where the adapter has its file. names: of the adapters, in the result (None: their labels).
+    study: a `Similarity` with a base. projection: a module, which stands for its counterparts in all layers. d:
+    dimension that the directions must have. The untrained A is known for factor "A", where the adapter has its file.
 
-    Returns ({(projection, layer): Place}, left_out): projections by their short names, and the modules left out because
-    they have another dimension, fewer than i directions, or an adapter with fewer than j there.
+    Returns ({layer: Place}, left_out): modules are left out that have another dimension, fewer than i directions, or an
+    adapter with fewer than j there.
     """
-    names = names or [updates.label for updates in study.updates]
     places, left_out = {}, []
-    every = [(kind, *place) for kind in projections for place in modules.every_layer(kind, study.common).items()]
-    for projection, layer, module in tqdm(every, desc="layers", delay=10, file=sys.stdout):
-        trained = [study.directions(module, n, factor, side).vectors for n in range(len(names))]
-        before = [study.untrained(module, n) if factor == "A" else None for n in range(len(names))]
+    layers = modules.every_layer(projection, study.common)
+    for layer, module in tqdm(layers.items(), desc="layers", delay=10, file=sys.stdout):
+        every = range(len(study.labels))
+        trained = [study.directions(module, n, factor, side).vectors for n in every]
+        before = [study.untrained(module, n) if factor == "A" else None for n in every]
         out, inputs = study.base.shape(module)
         enough = all(found.shape[1] >= j for found in trained)
         if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough:
             left_out.append(module)
             continue
-        pairs = [(v, None if start is None else start.vectors) for v, start in zip(trained, before, strict=True)]
         leading = {
-            name: [None if v is None else v[:, :j].copy() for v in pair]
-            for name, pair in zip(names, pairs, strict=True)
+            name: (v[:, :j].copy(), None if start is None else start.vectors[:, :j].copy())
+            for name, v, start in zip(study.labels, trained, before, strict=True)
         }
-        ranks = {name: study.rank(module, n) for n, name in enumerate(names)}
-        places[modules.short_name(projection), layer] = Place(
-            module, study.top(module, i, side).vectors, leading, ranks
-        )
+        places[layer] = Place(module, study.top(module, i, side).vectors, leading)
     return places, left_out
 
 
 def pairings(places, i, j):
     """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
 
-    places: as from `collect`. Returns a DataFrame of COLUMNS, in which `layer` is the adapter's and `weight_layer`
-    that of W; untrained is NaN where unknown.
+    places: {(projection, layer): Place}. Returns a DataFrame: projection, layer (the adapter's), weight_layer (that of
+    W), adapter, phi, untrained (NaN: unknown).
     """
     rows = [
         [kind, layer, other, name, *(np.nan if v is None else similarity.phi(weight.top, v, i, j) for v in pair)]
@@ -71,20 +66,158 @@ def pairings(places, i, j):
         if weight_kind == kind
         for name, pair in place.found.items()
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=["projection", "layer", "weight_layer", "adapter", "phi", "untrained"])
 
 
 def own_layers(table, i, j, d):
     """The rows of a table from `pairings` in which an adapter meets its own W, against chance and the other layers' W.
 
     Returns a DataFrame: projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of
-    the other layers, NaN if there is none), z of phi and of untrained, p of phi; p_holm: p corrected over all rows.
+    the other layers, NaN if there is none), chance, ratio (of phi to it), z and p of phi, untrained p.
     """
     own = table["layer"] == table["weight_layer"]
     place = ["projection", "layer", "adapter"]
     elsewhere = table[~own].groupby(place)["phi"].mean().rename("elsewhere")
     table = table[own].drop(columns="weight_layer").join(elsewhere, on=place).reset_index(drop=True)
-    table["z"], table["untrained_z"] = (chance.z_score(table[name], i, j, d) for name in ("phi", "untrained"))
-    table["p"] = chance.tail_probability(table["phi"], i, j, d)
-    table["p_holm"] = nulls.holm(table["p"])
+    table["chance"] = chance.mean(i, j, d)
+    table["ratio"], table["z"] = table["phi"] / table["chance"], chance.z_score(table["phi"], i, j, d)
+    table["p"], table["untrained p"] = (chance.tail_probability(table[name], i, j, d) for name in ("phi", "untrained"))
     return table
+
+
+class Survey(NamedTuple):
+    """One choice of factor and side over all layers: {(projection, layer): Place}, `pairings`, `own_layers`."""
+
+    places: dict
+    pairings: pd.DataFrame
+    table: pd.DataFrame
+    left_out: list
+
+
+def survey(study, factor, side):
+    """The Survey of the study's module and, beside a query, of the value.
+
+    i and j are the study's where the directions live in its R^d; where they live in another, i is chosen from its size.
+    """
+    places, tables, owns, left_out = {}, [], [], []
+    for projection in modules.query_and_value(study.module, study.common):
+        shape = study.base.shape(projection)
+        d = shape[1] if side == "right" else shape[0]
+        i = study.i if d == study.d else similarity.choose_window(d, min(shape), study.counts)[0]
+        found, left = collect(study, projection, i, min(study.j, i), d, factor, side)
+        found = {(modules.short_name(projection), layer): place for layer, place in found.items()}
+        table = pairings(found, i, min(study.j, i))
+        places, left_out = places | found, left_out + left
+        tables.append(table)
+        owns.append(own_layers(table, i, min(study.j, i), d))
+    return Survey(places, *(pd.concat(each, ignore_index=True) for each in (tables, owns)), left_out)
+
+
+class Layers:
+    """A study's question in every layer of its projections, for every choice of factor and side that all adapters have.
+
+    study: a `Similarity` with a base. surveys: {choice: Survey}; p_holm in their tables is corrected over all of them.
+    """
+
+    def __init__(self, study):
+        self.study = study
+        found = {name: survey(study, *choice) for name, choice in CHOICES.items() if choice[0] in study.factors}
+        corrected = nulls.holm(np.concatenate([each.table["p"] for each in found.values()]))
+        parts = np.split(corrected, np.cumsum([len(each.table) for each in found.values()])[:-1])
+        self.surveys = {
+            name: each._replace(table=each.table.assign(p_holm=part))
+            for (name, each), part in zip(found.items(), parts, strict=True)
+        }
+
+    @computed()
+    def own_choice(self):
+        """The Survey of the study's own factor and side, as far as its directions live in the study's R^d."""
+        p, study = self.study.parameters, self.study
+        found = next(self.surveys[name] for name, choice in CHOICES.items() if choice == (p.factor, p.side))
+        places = {key: place for key, place in found.places.items() if len(place.top) == study.d}
+        if not places:
+            return Nothing("there is no layer in which all adapters have enough directions")
+        kinds = {kind for kind, _ in places}
+        tables = (table[table["projection"].isin(kinds)] for table in (found.pairings, found.table))
+        return Survey(places, *(table.reset_index(drop=True) for table in tables), found.left_out)
+
+    @computed("own_choice")
+    def table(self):
+        """`own_layers` of the study's own choice, with p_holm."""
+        return self.own_choice.table
+
+    @computed("own_choice")
+    def band(self):
+        """(low, high) of φ: of as many random adapters as there are cases, one set in twenty has one outside."""
+        study, level = self.study, 0.05 / self.choices["cases"].sum()
+        return [chance.critical_phi(share, study.i, study.j, study.d) for share in (1 - level, level)]
+
+    @computed()
+    def choices(self):
+        """What a choice of factor and side decides: a row a choice and projection.
+
+        choice, projection, d, i, j, cases, ratio (mean φ over chance), beyond (how many, Holm over all rows together).
+        """
+        rows = []
+        for choice, found in self.surveys.items():
+            for kind, part in found.table.groupby("projection", sort=False):
+                d, i = next(place.top.shape for (of, _), place in found.places.items() if of == kind)
+                beyond = (part["p_holm"] < 0.05).sum()
+                rows.append([choice, kind, d, i, min(self.study.j, i), len(part), part["ratio"].mean(), beyond])
+        return pd.DataFrame(rows, columns=["choice", "projection", "d", "i", "j", "cases", "ratio", "beyond"])
+
+    @computed("own_choice")
+    def summary(self):
+        """The table in single numbers: word, cases, beyond, above, where; ratio, elsewhere (times chance).
+
+        known, before, least before: untrained ones, how many of them lie beyond chance, their smallest p (Holm).
+        """
+        table = self.table
+        n, beyond = len(table), table[table["p_holm"] < 0.05]
+        known = nulls.holm(table["untrained p"].dropna())
+        words = "Yes, everywhere" if len(beyond) == n else "In some places" if len(beyond) else "Not detectably"
+        where = ", ".join(f"{row.projection} {row.layer} ({row.adapter})" for row in beyond.itertuples())
+        found = {"word": words, "cases": n, "beyond": len(beyond), "where": where or "none"}
+        found |= {"above": int((table["z"] > 0).sum()), "ratio": table["ratio"].mean()}
+        found |= {"elsewhere": (table["elsewhere"] / table["chance"]).mean(), "known": len(known)}
+        found |= {"before": int((known < 0.05).sum()), "least before": min(known, default=np.nan)}
+        return pd.Series(found)
+
+    @computed("own_choice")
+    def shared(self):
+        """Mean φ(i, i) between the W of different layers, by projection."""
+        return pd.Series(nulls.shared_by_layers(self.own_choice.places, self.study.i), dtype=float)
+
+    @computed("own_choice")
+    def detectable(self):
+        """The mean φ, as a multiple of chance, from which nine in ten adapters are noticed among all cases."""
+        study, level = self.study, 0.05 / self.choices["cases"].sum()
+        if not study.spread:
+            return Nothing("chance has no spread here")
+        return chance.detectable_phi(study.i, study.j, study.d, level, 0.9, 1000, study.rng(6)) / study.chance
+
+    @computed("own_choice")
+    def turned(self):
+        """φ of the pairings when all W are turned by one random rotation, many times: see `nulls.turned`."""
+        return nulls.turned(self.own_choice.places, self.study.i, self.study.j, self.study.rng(7))
+
+    @computed("own_choice")
+    def own(self):
+        """Whether an adapter's own layer's W is special, by projection: see `nulls.own_layer`."""
+        found = nulls.own_layer(self.own_choice.pairings, self.turned, self.study.rng(3)).set_index("projection")
+        return found if len(found) else Nothing("there is a single layer")
+
+    @computed("own_choice")
+    def growth(self):
+        """Whether φ grows with r over all layers: mean φ by r, and p (`nulls.growth_with_rank`)."""
+        if len(set(self.study.ranks)) < 2:
+            return Nothing("the adapters have one rank")
+        table, pairs = self.table, self.own_choice.pairings
+        ranks = [
+            self.study.rank(
+                self.own_choice.places[row.projection, row.layer].module, self.study.labels.get_loc(row.adapter)
+            )
+            for row in table.itertuples()
+        ]
+        own = (pairs["layer"] == pairs["weight_layer"]).to_numpy()
+        return nulls.growth_with_rank(table, ranks, self.turned[:, own])

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
+from helpers.values import passing
+
 EPS = np.finfo(float).eps
 FULL_SVD_SIZE = 1024  # up to this smaller side a full SVD takes under a second
 GRAM_PHI_ERROR = 1e-6  # the Gram matrix squares the condition number: beyond this error "auto" turns to the SVD
@@ -76,6 +78,7 @@ class Decomposition(NamedTuple):
         return self._replace(**{name: factor * getattr(self, name) for name in ("values", "size", "computed", "floor")})
 
 
+@passing
 def top_directions(matrix, k, side="right", method="auto", precision=None):
     """The k leading singular directions of `matrix`.
 

@@ -1,295 +1,373 @@
-"""One module and its adapters, opened, checked and named; their directions, decomposed once.
+"""The argument of notebook 01 about one module and its adapters: grids, tables and tests, computed when asked for.
 
-Matrices come from `weights`; each is decomposed once and remembered while its holder lives.
+Notebook, sliders and atlas ask the same study. What does not apply is a `values.Nothing` with its reason.
 """
 
-from functools import lru_cache
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from helpers import weights
-from helpers.subspaces import chance, directions, similarity
-from helpers.weights import WeightsError
+from helpers.subspaces import atlas, chance, nulls, similarity
+from helpers.subspaces.inputs import Inputs, random_adapter
+from helpers.values import Nothing, computed
+from helpers.weights import modules
 
+PRIME = "\u2032"
 FACTORED = 3  # z of φ of A less that of B A from which on A is said to depend on the factoring
-COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
-KEPT = 256  # directions of a matrix that are remembered on either side; where more are asked for, a power of two
-_memory = WeakKeyDictionary()
+LEADING = (1, 4, 16, 64)  # numbers k of leading directions in which two adapters are compared
+DRAWS = 99  # of random directions beside amplification
 
 
-class Similarity:
-    """The inputs of notebook 01, opened and checked: refuses on construction what cannot be compared.
+def adapter_names(ranks):
+    """Names of adapters by rank, primed where a rank comes again: `r = 64`, `r = 64′`."""
+    return [f"r = {rank}" + PRIME * ranks[:n].count(rank) for n, rank in enumerate(ranks)]
 
-    parameters: with base, adapters, module and factor, as in `parameters.SubspaceSimilarity`. Raises WeightsError.
 
-    base: `weights.Base`, or None. updates: `weights.Updates` of each adapter. module: its full name, as the base has it
-    (without one: as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of
-    each. common: {module: names in each of the updates}, of all that base and updates have and that can be read.
+class Pair(NamedTuple):
+    """Two adapters: their names, {projection: φ grid}, and chance over all cells of the grids."""
+
+    names: list
+    grids: dict
+    level: np.ndarray
+
+
+class Similarity(Inputs):
+    """φ between a weight and its adapters, and between the adapters.
+
+    parameters: as `parameters.SubspaceSimilarity`; what cannot be compared is refused on construction (WeightsError,
+    or ValueError where rows and columns do not exist). Tables have a row an adapter, under its name, unless they say
+    otherwise.
+
+    ranks, labels: of the adapters. vectors: their directions [d, ·]. counts: how many each has. d: the dimension.
+    first_i, last_i, last_j: rows and columns shown. i, j: the one cell that single numbers are read at.
     """
 
-    def __init__(self, parameters):
-        p = self.parameters = parameters
-        self.base = weights.open_base(p.base) if p.base else None
-        self.updates = [weights.open_update(path, self.base) for path in p.adapters]
-        first = self.base or self.updates[0]
-        self.pairs = pairs = [weights.match(first, updates) for updates in self.updates]
-        shared = sorted(set.intersection(*map(set, pairs)))
-        held = [module for module in shared if self.base is None or self.base.shape(module)]
-        self.packed = sorted(set(shared) - set(held))
-        self.common = {module: [pair[module] for pair in pairs] for module in held}
-        self.module = self._find(first, p.module)
-        if self.base:
-            self.base.weight(self.module)
-        for updates, pair in zip(self.updates, pairs, strict=True):
-            if self.module not in pair:
-                updates.find(self.module)  # says what it has instead
-                raise WeightsError(
-                    f"{updates.label} has no counterpart of {self.module}: choose one that `inspect` shows"
-                )
-        self.names = self.common[self.module]
-        self.here = [updates.update(name) for updates, name in zip(self.updates, self.names, strict=True)]
-        self._check()
+    def __init__(self, parameters, opened=None):
+        super().__init__(parameters, opened)
+        p, every = parameters, range(len(self.updates))
+        self.ranks = [self.rank(self.module, n) for n in every]
+        self.labels = pd.Index(adapter_names(self.ranks), name="adapter")
+        self.found = [self.directions(self.module, n, p.factor, p.side) for n in every]
+        self.vectors = [each.vectors for each in self.found]
+        self.counts = [v.shape[1] for v in self.vectors]
+        self.d = len(self.vectors[0])
+        self.available = min(self.base.shape(self.module)) if self.base else self.d
+        window = similarity.choose_window(self.d, self.available, self.counts, p.first_i, p.last_i, p.last_j)
+        self.first_i, self.last_i, self.last_j = window
+        self.i, self.j = self.first_i, min(4, self.first_i, self.last_j, *self.counts)
+        self.chance = chance.mean(self.i, self.j, self.d)
+        self.spread = chance.variance(self.i, self.j, self.d) ** 0.5
 
-    @property
-    def inputs(self):
-        """DataFrame: how the module was read, of the base and of each adapter, and its Frobenius norm."""
-        told = ["module", "how it is read", "file", "[out, in]", "stored as"]
-        sizes = [self.decomposition(self.module, n).size for n in range(len(self.updates))]
-        holders = list(zip(self.updates, self.names, sizes, strict=True))
-        if self.base:
-            holders.insert(0, (self.base, self.module, np.linalg.norm(self.base.weight(self.module))))
-        rows = []
-        for holder, name, size in holders:
-            table = holder.describe()
-            rows.append([holder.label, *table.loc[table["module"] == name, told].iloc[0], size])
-        return pd.DataFrame(rows, columns=["from", *told, "‖·‖"])
+    def replace(self, **changes):
+        """The study of other parameters, of the same model and of adapters that are open already."""
+        return Similarity(type(self.parameters).parse({**self.parameters.model_dump(), **changes}), self)
 
     @property
     def notes(self):
         """What a reader must see of how the files were read, and of what φ of A depends on: sentences."""
-        told = []
-        for n, updates in enumerate(self.updates):
-            told += updates.notes + self._unread(n)
-            if not isinstance(self.here[n], weights.LowRank) and self.rank(self.module, n) == KEPT:
-                told.append(f"{updates.label} is a whole ΔW, of which the first {KEPT} directions are taken")
-            if self.base and self.names[n] != self.module:
-                told.append(f"{updates.label} calls the module {self.names[n]}")
-        if self.packed:
-            told.append(f"{len(self.packed)} more modules are packed in {self.base.label}, such as {self.packed[0]}")
-        return told + self._factored()
-
-    def factoring(self, i, j):
-        """φ(W, ·, i, j) of A and of ΔW = B A, right directions, for each update; NaN where one has fewer than j.
-
-        B A is (B Q⁻¹)(Q A) for any invertible Q, so that directions of A belong to one factoring among many. Returns a
-        DataFrame: adapter, A, BA, chance, z (A less BA in standard deviations of the difference of two random draws:
-        a yardstick, no test, as the two are one adapter's; NaN where both have j directions and cannot differ).
-        """
-        top, rows = self.top(self.module, i).vectors, []
-        spread = np.sqrt(2 * chance.variance(i, j, len(top))) or np.nan
-        for n, updates in enumerate(self.updates):
-            found = [self.directions(self.module, n, factor).vectors for factor in ("A", "BA")]
-            of_a, of_ba = (similarity.phi(top, v, i, j) if v.shape[1] >= j else np.nan for v in found)
-            may_differ = max(v.shape[1] for v in found) > j  # else both span one and the same space
-            z = (of_a - of_ba) / spread if may_differ else np.nan
-            rows.append([updates.label, of_a, of_ba, chance.mean(i, j, len(top)), z])
-        return pd.DataFrame(rows, columns=["adapter", "A", "BA", "chance", "z"])
-
-    @property
-    def files(self):
-        """The files that base and updates are read from, sorted."""
-        return sorted({file for holder in (self.base, *self.updates) if holder for file in holder.files})
-
-    def top(self, module, k, side="right"):
-        """The k leading Directions of the base's weight of a module."""
-        return weight_directions(self.base, module, k, side)
-
-    def directions(self, module, n, factor="A", side="right"):
-        """All Directions of the n-th update at a module; none, [·, 0], where it adds nothing."""
-        return update_directions(self.updates[n], self.common[module][n], factor, side)
-
-    @property
-    def factors(self):
-        """The factors whose directions can be compared: A only where every update has one."""
-        return ["A", "BA"] if all(isinstance(update, weights.LowRank) for update in self.here) else ["BA"]
-
-    def rank(self, module, n):
-        """The rank r of the n-th update at a module; of a whole ΔW how many directions stand above rounding."""
-        r = _of_update(self.updates[n], self.common[module][n], self.factors[0])[-1]
-        return r or self.directions(module, n, "BA").vectors.shape[1]
-
-    def decomposition(self, module, n):
-        """The `directions.Decomposition` of ΔW of the n-th update at a module; its factors are not multiplied out."""
-        found, _, scale, _ = _of_update(self.updates[n], self.common[module][n], "BA")
-        return found.scaled(scale)
-
-    def redrawn(self, k, side, draws, rng):
-        """The k leading Directions of the module's weight as it may have been before it was stored, drawn a few times.
-
-        Every number is moved evenly within its step: of floats the largest that it can be (`Base.steps`). Empty where
-        that is finer than 2⁻¹² of each number, which `Directions.errors` covers.
-        """
-        unit = self.base.round_off(self.module)
-        if unit is not None and unit <= COARSE:
-            return []
-        weight, steps = self.base.weight(self.module), self.base.steps(self.module)
-        moved = (weight + steps * rng.uniform(-0.5, 0.5, weight.shape) for _ in range(draws))
-        return [directions.top_directions(matrix, k, side) for matrix in moved]
-
-    def untrained(self, module, n):
-        """Directions of A before training, of the n-th update at a module, or None where it is not known."""
-        updates, name = self.updates[n], self.common[module][n]
-        seen = _memory.setdefault(updates, {})
-        if (name, "untrained") not in seen:
-            a = updates.untrained_a(name)
-            seen[name, "untrained"] = None if a is None else directions.factor_directions(a)
-        return seen[name, "untrained"]
-
-    def _find(self, first, wanted):
-        """The module that is wanted, by the name of the base or by that of an adapter."""
-        try:
-            return first.find(wanted)
-        except weights.NoSuchModule:
-            for updates in self.updates:
-                name = next((name for name in updates.modules() if name == wanted), None)
-                found = [module for module, names in self.common.items() if name in names]
-                if found:
-                    return found[0]
-            raise
-
-    def _check(self):
-        p, shapes = self.parameters, [update.shape for update in self.here]
-        if len({updates.path.resolve() for updates in self.updates}) < len(self.updates):
-            raise WeightsError(f"an adapter is named twice: {list(p.adapters)}; name each once")
-        for n, (updates, update, name) in enumerate(zip(self.updates, self.here, self.names, strict=True)):
-            if isinstance(update, weights.Dense) and p.factor == "A":
-                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
-            if isinstance(update, weights.LowRank) and not update.a.any():
-                raise WeightsError(
-                    f"{updates.label}: A of {name} is zero and has no directions: give a trained adapter"
-                )
-            if isinstance(update, weights.LowRank) and p.factor == "BA" and not update.b.any():
-                raise WeightsError(
-                    f"{updates.label}: B of {name} is zero, so ΔW = B A is zero and has no directions: compare factor A"
-                )
-            if shapes[n] != shapes[0]:
-                raise WeightsError(
-                    f"{updates.label} adds a {shapes[n][0]} × {shapes[n][1]} matrix to {name}, but "
-                    f"{self.updates[0].label} has {shapes[0][0]} × {shapes[0][1]}: they belong to different models; "
-                    "give adapters trained on one"
-                )
-            for k in (k for k in range(n) if _equal(self.here[k], update)):
-                raise WeightsError(
-                    f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
-                    "twice, whose agreement is no finding; name it once"
-                )
-            if isinstance(update, weights.Dense) and not update.difference.any():
-                raise WeightsError(
-                    f"{name} of {updates.label} is what it is in {self.base.label}: choose one that training changed"
-                )
-            if not self.directions(self.module, n, p.factor).vectors.shape[1]:
-                raise WeightsError(
-                    f"what {updates.label} adds to {name} does not rise above the rounding of its files, so it has "
-                    "no directions: choose another module, or files that are stored more finely"
-                )
-            updates.untrained_a(name)
-
-    def _factored(self):
-        """A sentence on the adapters whose φ, at the first row that is shown by default, depends on the factoring."""
-        if not self.base or self.parameters.factor != "A":
-            return []
-        counts = [self.directions(self.module, n).vectors.shape[1] for n in range(len(self.updates))]
-        i = similarity.choose_window(self.base.shape(self.module)[1], min(self.base.shape(self.module)), counts)[0]
-        j = min(4, i, *counts)
-        apart = self.factoring(i, j).query("abs(z) > @FACTORED")
-        told = ", ".join(f"{row.adapter} ({row.A:.3f} of A, {row.BA:.3f} of BA)" for row in apart.itertuples())
-        return [
-            f"at i = {i}, j = {j} φ of A is not that of ΔW = B A, by more than {FACTORED} standard deviations of two "
-            f"random draws, for {told}: it depends on how ΔW was factored, as after a conversion; use factor BA"
+        rows = zip([updates.label for updates in self.updates], self.factoring.itertuples(), strict=False)
+        told = ", ".join(
+            f"{name} ({row.A:.3f} of A, {row.BA:.3f} of BA)" for name, row in rows if abs(row.z) > FACTORED
+        )
+        return super().notes + [
+            f"at i = {self.i}, j = {self.j} φ of A is not that of ΔW = B A, by more than {FACTORED} standard "
+            f"deviations of two random draws, for {told}: it depends on how ΔW was factored, as after a conversion; "
+            "use factor BA"
         ] * bool(told)
 
-    def _unread(self, n):
-        """What the files of the n-th update hold and no table here shows, in a sentence, if there is anything."""
-        updates, known = self.updates[n], set(self.pairs[n].values())
-        others = {name: "not in the base" for name in updates.modules() if self.base and name not in known}
-        told = [f"{name} ({why})" for name, why in (others | updates.left_out).items()]
-        more = f" and {len(told) - 4} more" if len(told) > 4 else ""
-        return [f"{updates.label} also holds what is not read here: {', '.join(told[:4])}{more}"] * bool(told)
+    def rng(self, *place):
+        """A generator of its own for every use of the seed."""
+        return np.random.default_rng([self.parameters.seed, *place])
 
+    @computed()
+    def weight(self):
+        """W [out, in]."""
+        return self.base.weight(self.module) if self.base else Nothing("no base is given")
 
-@lru_cache(16)
-def random_adapter(r, d, seed):
-    """Directions [d, r] of a random A, the paper's random panel: see `chance.gaussian_factor`."""
-    return directions.factor_directions(chance.gaussian_factor(r, d, np.random.default_rng(seed))).vectors
+    @property
+    def first_update(self):
+        """What the first adapter's directions are those of: A [r, in], or ΔW [out, in]."""
+        return self.here[0].a if self.parameters.factor == "A" else self.here[0].delta()
 
+    @computed("weight")
+    def leading(self):
+        """Directions of W, as many as rows are shown."""
+        return self.top(self.module, self.last_i, self.parameters.side)
 
-def weight_directions(base, module, k, side="right"):
-    """The k leading Directions of the weight of a module; it is decomposed once, unless more are asked for later.
+    @computed("leading")
+    def grids(self):
+        """{label: φ [last_i, columns]} of every adapter and, last, of a random one."""
+        random = random_adapter(max(self.counts), self.d, self.parameters.seed)
+        every = dict(zip([*self.labels, "random"], [*self.vectors, random], strict=True))
+        u = self.leading.vectors
+        return {name: similarity.similarity_grid(u, v[:, : self.last_j]) for name, v in every.items()}
 
-    Its rounding as stored counts as far as float32 goes; what coarser storing may do to φ is drawn, not bounded.
-    """
-    name, seen = base.find(module), _memory.setdefault(base, {})
-    if name not in seen or seen[name][0].right.shape[1] < k:
-        weight = base.weight(name)
-        most = min(max(KEPT, 1 << (k - 1).bit_length()), *weight.shape)
-        stored = directions.rounding(weight)
-        seen[name] = _kept(weight, most, k, stored), stored
-    found, stored = seen[name]
-    if k > (rank := found.rank(stored.usual)):
-        raise ValueError(f"last_i = {k} rows asked for, but the weight of {name} has rank {rank}: last_i at most that")
-    return found.directions(k, side, stored)
+    @computed("grids")
+    def panels(self):
+        """{label: (φ, φ − chance, z)} of the rows shown."""
+        rows = np.arange(self.first_i, self.last_i + 1)[:, None]
+        shown = {name: grid[self.first_i - 1 :] for name, grid in self.grids.items()}
+        columns = {name: np.arange(1, grid.shape[1] + 1) for name, grid in shown.items()}
+        return {
+            name: (
+                grid,
+                grid - chance.mean(rows, columns[name], self.d),
+                chance.z_score(grid, rows, columns[name], self.d),
+            )
+            for name, grid in shown.items()
+        }
 
+    @computed("panels")
+    def highest(self):
+        """The largest φ in the adapters' panels."""
+        return max(self.panels[name][0].max() for name in self.labels)
 
-def update_directions(updates, module, factor="A", side="right"):
-    """All Directions of what an adapter adds to a module, or of its A; of a whole ΔW the first 256 at most.
+    @computed("grids")
+    def level(self):
+        """Chance over the widest of the panels, [rows, columns]."""
+        return chance.mean_grid(*self.grids["random"].shape, self.d)[self.first_i - 1 :]
 
-    [·, 0] where it adds nothing. Raises WeightsError for factor A of a whole ΔW, ValueError for the left side of A.
-    """
-    if factor == "A" and side == "left":
-        raise ValueError(
-            'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
+    @computed("grids")
+    def reading(self):
+        """φ at (i, j): phi, ratio (to chance), z, p (of chance to reach it), p_holm; the random panel is not in it."""
+        phi = pd.Series([self.grids[name][self.i - 1, self.j - 1] for name in self.labels], self.labels)
+        return self._against_chance(pd.DataFrame({"phi": phi}))
+
+    def _against_chance(self, table):
+        """A table with phi at (i, j), and with ratio, z, p and p_holm."""
+        place = self.i, self.j, self.d
+        p = chance.tail_probability(table["phi"], *place)
+        return table.assign(
+            ratio=table["phi"] / self.chance, z=chance.z_score(table["phi"], *place), p=p, p_holm=nulls.holm(p)
         )
-    found, stored, *_ = _of_update(updates, updates.find(module), factor)
-    count = min(found.rank(stored.usual), found.right.shape[1])
-    if not count:
-        one = found.right if side == "right" else found.left
-        return directions.Directions(one[:, :0], found.values[:0], 0.0, np.zeros(0))
-    return found.directions(count, side, stored)
 
+    @computed("grids")
+    def regions(self):
+        """φ and chance at the first, middle and last row, averaged over the columns: a row a region and a panel."""
+        ends = {"top": self.first_i, "middle": (self.first_i + self.last_i) // 2, "bottom": self.last_i}
+        level = chance.mean_grid(self.last_i, self.last_j, self.d)
+        rows = [
+            [region, i, name, grid[i - 1].mean(), level[i - 1, : grid.shape[1]].mean()]
+            for region, i in ends.items()
+            for name, grid in self.grids.items()
+        ]
+        return pd.DataFrame(rows, columns=["region", "i", "panel", "phi", "chance"])
 
-def _of_update(updates, name, factor):
-    """(Decomposition of B A or of A, its Rounding, scale of ΔW, r or None of a whole ΔW); decomposed once."""
-    seen = _memory.setdefault(updates, {})
-    if (name, factor) not in seen:
-        update = updates.update(name)
-        if isinstance(update, weights.Dense):
-            if factor == "A":
-                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
-            delta, stored = update.difference, directions.rounding(update.difference, update.stored_precision)
-            seen[name, factor] = _kept(delta, min(KEPT, *delta.shape), None, stored), stored, 1.0, None
-        elif factor == "A":
-            found = directions.decompose(update.a, min(update.a.shape), "svd")
-            seen[name, factor] = found, directions.rounding(update.a, update.stored_precision), 1.0, len(update.a)
-        else:
-            stored = directions.rounding_of_product(update.b, update.a, update.stored_precision)
-            found = directions.decompose_product(update.b, update.a)
-            seen[name, factor] = found, stored, abs(update.scale), len(update.a)
-    return seen[name, factor]
+    @computed("grids")
+    def stored(self):
+        """What coarse storing of W may do to φ in the panels: kind (how W is stored), the largest shift, draws."""
+        redrawn = self.redrawn(self.last_i, self.parameters.side, 3, self.rng(5))
+        if not redrawn:
+            return Nothing("W is stored finely")
+        moved = [
+            similarity.similarity_grid(again.vectors, v[:, : self.last_j]) - self.grids[name]
+            for again in redrawn
+            for name, v in zip(self.labels, self.vectors, strict=True)
+        ]
+        shift = max(np.abs(each[self.first_i - 1 :]).max() for each in moved)
+        return pd.Series({"kind": self.base.kind(self.module), "shift": shift, "draws": len(redrawn)})
 
+    @computed()
+    def factoring(self):
+        """φ of A and of ΔW = B A, right directions, at (i, j): A, BA, chance, z; NaN where one has fewer than j.
 
-def _kept(matrix, k, needed, stored):
-    """The decomposition of a matrix, with k directions on either side, of which those needed are exact."""
-    if not matrix.any():
-        zero = [np.zeros((side, 1)) for side in matrix.shape]
-        return directions.Decomposition(zero[0], np.zeros(1), zero[1], 0.0, 0.0, 0.0)
-    found = directions.decompose(matrix, k, needed=needed, usual=stored.usual)
-    return found._replace(left=found.left[:, :k].copy(), right=found.right[:, :k].copy())
+        B A is (B Q⁻¹)(Q A) for any invertible Q, so that directions of A belong to one factoring among many. z is A
+        less BA in standard deviations of the difference of two random draws: a yardstick, no test, as the two are one
+        adapter's; NaN where both have j directions and cannot differ.
+        """
+        if not self.base or self.parameters.factor != "A":
+            empty = Nothing("these are directions of B A" if self.base else "no base is given")
+            return empty
+        top, rows = self.top(self.module, self.i).vectors, []
+        for n in range(len(self.updates)):
+            found = [self.directions(self.module, n, factor).vectors for factor in ("A", "BA")]
+            both = [similarity.phi(top, v, self.i, self.j) if v.shape[1] >= self.j else np.nan for v in found]
+            may_differ = max(v.shape[1] for v in found) > self.j  # else both span one and the same space
+            z = (both[0] - both[1]) / (np.sqrt(2) * self.spread or np.nan) if may_differ else np.nan
+            rows.append([*both, self.chance, z])
+        return pd.DataFrame(rows, self.labels, ["A", "BA", "chance", "z"])
 
+    @computed("grids")
+    def growth(self):
+        """Rise of φ from the first row to the last at column j: rise, chance, p and p_holm of more and of less.
 
-def _equal(one, other):
-    """Whether two updates are the same numbers."""
-    if isinstance(one, weights.LowRank) and isinstance(other, weights.LowRank):
-        return one.scale == other.scale and np.array_equal(one.a, other.a) and np.array_equal(one.b, other.b)
-    return type(one) is type(other) and np.array_equal(one.delta(), other.delta())
+        The rise is the share of the adapter's directions in the block of W's directions between, and has under chance
+        the law of φ at last_i − first_i. More and less are two questions, corrected together.
+        """
+        block = self.last_i - self.first_i
+        if not block:
+            return Nothing("a single row is shown")
+        rise = pd.Series(
+            {n: self.grids[n][-1, self.j - 1] - self.grids[n][self.first_i - 1, self.j - 1] for n in self.labels}
+        )
+        as_phi = chance.rise_as_phi(rise.to_numpy(), self.first_i, self.last_i, self.j)
+        more = chance.tail_probability(as_phi, block, self.j, self.d)
+        more_holm, less_holm = nulls.holm([*more, *(1 - more)]).reshape(2, -1)
+        found = {"rise": rise, "chance": block / self.d, "p more": more, "p less": 1 - more}
+        return pd.DataFrame({**found, "more": more_holm, "less": less_holm}).rename_axis("adapter")
+
+    @computed("reading")
+    def by_rank(self):
+        """Mean φ at (i, j) by r: phi, runs; `step` of it is that of the greatest r less the least, as z of chance."""
+        table = self.reading.groupby(pd.Series(self.ranks, self.labels, name="r"))["phi"].agg(["mean", "size"])
+        if len(table) < 2:
+            return Nothing("the adapters have one rank")
+        table.columns = ["phi", "runs"]
+        error = self.spread * (1 / table["runs"].iloc[0] + 1 / table["runs"].iloc[-1]) ** 0.5
+        return table.assign(step=(table["phi"].iloc[-1] - table["phi"].iloc[0]) / (error or np.nan))
+
+    @computed()
+    def projections(self):
+        """{short name: full name} of the module and, beside a query, the value; whose directions lie in R^d."""
+        named = modules.query_and_value(self.module, self.common)
+        return {modules.short_name(name): name for name in named if self._fits(name)}
+
+    def _fits(self, module):
+        found = [self._of(module, n) for n in range(len(self.updates))]
+        return len(found[0]) == self.d and all(v.shape[1] for v in found)
+
+    def _of(self, module, n):
+        return self.directions(module, n, self.parameters.factor, self.parameters.side).vectors
+
+    def _before(self, module, n):
+        """Directions of an adapter's A before its training, or None."""
+        found = self.untrained(module, n) if self.parameters.factor == "A" else None
+        return None if found is None else found.vectors
+
+    @computed()
+    def pairs(self):
+        """{"ranks": positions of a small and a large adapter, "runs": of two of one rank}, or Nothing."""
+        small_large, two_runs = similarity.choose_pairs(self.ranks)
+        one = "there is one adapter"
+        ranks = small_large or Nothing(one if len(self.updates) == 1 else "the adapters have one rank")
+        runs = two_runs or Nothing(one if len(self.updates) == 1 else "no two adapters have the same rank")
+        return {"ranks": ranks, "runs": runs}
+
+    def between(self, kind):
+        """The `Pair` of a kind, "ranks" or "runs", or Nothing."""
+        pair = self.pairs[kind]
+        if isinstance(pair, Nothing):
+            return pair
+        grids = {
+            short: similarity.similarity_grid(*(self._of(name, n) for n in pair))
+            for short, name in self.projections.items()
+        }
+        level = [chance.mean_grid(*grid.shape, self.d).ravel() for grid in grids.values()]
+        return Pair([self.labels[n] for n in pair], grids, np.concatenate(level))
+
+    @computed()
+    def random_pair(self):
+        """φ grid of two random subspaces as large as the two runs."""
+        pair = self.pairs["runs"]
+        if isinstance(pair, Nothing):
+            return pair
+        draws = (chance.random_directions(self.d, self.counts[n], self.rng(n)) for n in pair)
+        return similarity.similarity_grid(*draws)
+
+    @computed()
+    def agreement(self):
+        """φ(k, k) of pairs of adapters: a row a kind, projection and number k of leading directions.
+
+        kind, pair, projection, k, phi, chance, z, p_holm (over the table), untrained (of their A before; NaN: unknown).
+        """
+        rows = []
+        for kind, pair in self.pairs.items():
+            for short, name in self.projections.items() if pair else ():
+                found, before = ([of(name, n) for n in pair] for of in (self._of, self._before))
+                for k in (k for k in LEADING if k <= min(v.shape[1] for v in found)):
+                    start = np.nan if any(v is None for v in before) else similarity.phi(*before, k, k)
+                    pair_named = " and ".join(self.labels[n] for n in pair)
+                    rows.append([kind, pair_named, short, k, similarity.phi(*found, k, k), start])
+        if not rows:
+            return self.pairs["ranks"]
+        table = pd.DataFrame(rows, columns=["kind", "pair", "projection", "k", "phi", "untrained"])
+        k = table["k"]
+        table["chance"], table["z"] = chance.mean(k, k, self.d), chance.z_score(table["phi"], k, k, self.d)
+        table["p_holm"] = nulls.holm(chance.tail_probability(table["phi"], k, k, self.d))
+        return table
+
+    def agreeing(self, kind):
+        """The rows of `agreement` of one kind of pair."""
+        if isinstance(self.pairs[kind], Nothing):
+            return self.pairs[kind]
+        return self.agreement[self.agreement["kind"] == kind]
+
+    @computed()
+    def query_lead(self):
+        """By how much two runs share more of their queries than of their values: mean difference, z of random pairs."""
+        table, roles = self.agreeing("runs"), {modules.role(name): short for short, name in self.projections.items()}
+        if isinstance(table, Nothing) or not {"q", "v"} <= roles.keys():
+            return (
+                table if isinstance(table, Nothing) else Nothing("there is no pair of a query and a value to compare")
+            )
+        phi = table.pivot(index="k", columns="projection", values="phi")
+        query, value = phi[roles["q"]], phi[roles["v"]]
+        z = nulls.lead_z(query, value, phi.index, self.d, 2000, self.rng(4, 1))
+        return pd.Series({"difference": (query - value).mean(), "z": z})
+
+    @computed("weight")
+    def amplified(self):
+        """Table 7 (Hu et al. 2021): the fields of `Amplification`, and how many of 99 random draws hold less of W."""
+        rows = {}
+        for n, name in enumerate(self.labels):
+            rank = self.directions(self.module, n, "BA").singular_values.size
+            rank = (
+                min(rank, self.last_i) if self.factors == ["BA"] else rank
+            )  # all directions of a whole ΔW hold all of W
+            if rank:  # an untrained B adds nothing
+                strongest = self.top(self.module, rank).singular_values
+                row = similarity.amplification(self.weight, self.decomposition(self.module, n), rank, strongest)
+                draws = chance.projection_norms(self.weight, rank, DRAWS, self.rng(rank))
+                rows[name] = [*row, (draws < row.by_delta).sum()]
+        if not rows:
+            return Nothing("no adapter adds anything")
+        columns = [*similarity.Amplification._fields, "beaten"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
+
+    @computed("reading")
+    def start(self):
+        """φ at (i, j) trained and untrained: trained, untrained, chance, kept (of A's row space), kept by chance, gain.
+
+        gain: trained less untrained, in standard deviations of the difference of two random draws.
+        """
+        before = {name: self._before(self.module, n) for n, name in enumerate(self.labels)}
+        if self.parameters.factor == "BA":
+            return Nothing("B A is zero before training")
+        if all(v is None for v in before.values()):
+            return Nothing("no adapter has its untrained A (`untrained_A.safetensors`) beside it")
+        u, rows = self.leading.vectors, {}
+        for name, v in zip(self.labels, self.vectors, strict=True):
+            if (v0 := before[name]) is not None:
+                n = v.shape[1]
+                at = similarity.phi(u, v0, self.i, self.j)
+                rows[name] = [self.reading.loc[name, "phi"], at, self.chance, similarity.phi(v, v0, n, n), n / self.d]
+        columns = ["trained", "untrained", "chance", "kept", "kept by chance"]
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
+        return table.assign(gain=(table["trained"] - table["untrained"]) / (2**0.5 * self.spread or np.nan))
+
+    @computed("grids")
+    def excess(self):
+        """{label: (trained, untrained or None)}: φ − chance at column j over the rows shown."""
+        rows = np.arange(self.first_i, self.last_i + 1)
+        level, u = chance.mean(rows, self.j, self.d), self.leading.vectors
+
+        def curve(v):
+            return None if v is None else similarity.similarity_grid(u, v[:, : self.j])[self.first_i - 1 :, -1] - level
+
+        every = {
+            name: (curve(self.vectors[n]), curve(self._before(self.module, n))) for n, name in enumerate(self.labels)
+        }
+        return every | {"random": (self.grids["random"][self.first_i - 1 :, self.j - 1] - level, None)}
+
+    @computed("grids")
+    def band(self):
+        """(low, high): φ − chance at column j that 99 % of chance lie between, over the rows shown."""
+        rows = np.arange(self.first_i, self.last_i + 1)
+        level = chance.mean(rows, self.j, self.d)
+        return tuple(chance.critical_phi(share, rows, self.j, self.d) - level for share in (0.995, 0.005))
+
+    @computed("weight")
+    def layers(self):
+        """The same question in every layer: `atlas.Layers`."""
+        return atlas.Layers(self)

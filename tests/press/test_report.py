@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 from helpers.press import Report, report
+from helpers.press.report import verdict
+from helpers.values import Nothing
 
 
 @pytest.fixture
@@ -62,6 +64,55 @@ def test_pandas_reads_a_result_file(tmp_path, shown):
     table = found["tables"]["t"]
     pd.testing.assert_frame_equal(pd.DataFrame(table["rows"], columns=table["columns"]), frame)
     assert pd.DataFrame(found["claims"]).loc[0, ["holds", "found"]].tolist() == [True, "2.5 of it"]
+
+
+@pytest.mark.parametrize(
+    ("value", "how", "holds"),
+    [
+        (0.04, {"below": 0.05}, True),
+        (0.05, {"below": 0.05}, False),
+        (3.0, {"above": 3}, False),
+        (3.0, {"at_least": 3}, True),
+        (3.1, {"at_most": 3}, False),
+        (np.nan, {"below": 1}, None),
+        (Nothing("no base is given"), {"below": 1}, None),
+        (0.1, {"below": 1, "unless": "with so few layers it cannot be known"}, None),
+    ],
+)
+def test_a_claim_is_a_comparison(shown, value, how, holds):
+    run = Report("name", {})
+    run.claim("c", value, says="It is {p:.2f}.", source="here", found="p = {p:.2f}", p=value, **how)
+    (claim,) = run.claims
+    assert claim["holds"] is holds
+    reasons = {"no base is given", "it cannot be computed here", "with so few layers it cannot be known"}
+    assert (claim["found"] in reasons) is (holds is None)
+    assert holds is None or claim["found"] == f"p = {value:.2f}"
+    assert claim["statistic"] is None or claim["statistic"] == value or np.isnan(value)
+    assert verdict(holds).capitalize() in shown[-1][1].data
+
+
+def test_a_reason_is_said_once_where_several_things_in_a_row_have_it(shown):
+    run, nothing = Report("name", {}), Nothing("there is <one> adapter")
+    for _ in range(2):
+        run.table("t", nothing, "caption")
+        run.figure(nothing, "alt {x}", x=nothing)
+        assert run.finding("φ is {x}.", x=nothing) is None
+        run.explore(nothing)
+    said = [content.data for _, content in shown[2:]]
+    assert said == ["Nothing to show: there is &#60;one&#62; adapter."]
+    run.say("Something.")
+    run.table("t", nothing, "caption")
+    assert [content.data for _, content in shown[2:]] == [*said, "Something.", *said]
+    assert (run.findings, run.tables) == ([], {})
+
+
+def test_a_picture_at_the_top_is_shown_where_the_report_was_made(shown):
+    from matplotlib.figure import Figure
+
+    run = Report("name", {})
+    run.figure(Figure(figsize=(2, 1)), "φ is {phi}", top=True, phi=0.5)
+    assert [kind for kind, _ in shown] == ["Markdown", "Markdown", "answer"]
+    assert shown[-1][1].startswith(b"\x89PNG")
 
 
 def test_claims_are_tallied_and_shown_with_what_was_found(shown):
@@ -155,7 +206,7 @@ def test_raised_digits_are_markup_on_the_page_and_text_in_the_file(tmp_path, sho
     run = Report("name", {}, str(tmp_path / "r.json"))
     run.claim("c", "p is 4·10⁻⁴¹.", statistic=1, threshold=0, holds=True, source="here")
     run.finish()
-    assert "10<sup>−41</sup>." in shown[1][1].data
+    assert "10<sup>−41</sup>." in shown[2][1].data
     assert json.loads((tmp_path / "r.json").read_text())["claims"][0]["statement"] == "p is 4·10⁻⁴¹."
 
 

@@ -3,6 +3,9 @@ import pandas as pd
 import pytest
 
 from helpers import show
+from helpers.show.phi import PhiRow
+from helpers.subspaces import adapter_names
+from helpers.values import Nothing
 
 
 def panels(figure):
@@ -11,7 +14,7 @@ def panels(figure):
 
 def test_panels_share_one_scale_and_one_bar_and_count_downwards_in_data_units(rng):
     grids = {"one": rng.uniform(0.1, 0.3, (25, 4)), "two": rng.uniform(0.2, 0.9, (25, 64))}
-    figure = show.similarity_panels(grids, "finding", first_i=14, chance=np.array([0.05, 0.2]))
+    figure = show.similarity_panels(grids, "finding", np.array([0.05, 0.2]), first_i=14)
     one, two = panels(figure)
     assert len(figure.axes) == 3
     assert one.images[0].norm.vmin == two.images[0].norm.vmin == 0.05  # chance is on the scale
@@ -27,37 +30,56 @@ def test_panels_share_one_scale_and_one_bar_and_count_downwards_in_data_units(rn
 
 
 def test_ticks_of_the_published_figure(rng):
-    figure = show.similarity_panels({"x": rng.uniform(size=(726, 4))}, "", first_i=451)
+    figure = show.similarity_panels({"x": rng.uniform(size=(726, 4))}, "", 0.1, first_i=451)
     assert list(figure.axes[0].get_yticks()) == [451, 555, 658, 762, 865, 969, 1072, 1176]
 
 
-def test_given_colour_limits_are_kept_and_clipping_is_shown(rng):
-    figure = show.similarity_panels({"x": rng.uniform(0, 1, (5, 5))}, "", colour_limits=(0.1, 0.2))
+def test_given_colour_limits_are_kept(rng):
+    figure = show.similarity_panels({"x": rng.uniform(0, 1, (5, 5))}, "", 0.1, colours=(0.1, 0.2))
     assert panels(figure)[0].images[0].norm.vmin == 0.1
     assert panels(figure)[0].images[0].norm.vmax == 0.2
-    assert panels(figure)[0].images[0].colorbar.extend == "both"
 
 
 def test_triangle_holds_the_cells_with_j_up_to_i_and_no_others(rng):
     grid = rng.uniform(size=(3, 9))
-    whole, zoom = show.full_and_triangle({"x.query": grid}, "A", "r = 3", "r = 9").values()
+    whole, zoom = show.full_and_triangle({"x.query": grid}, "A", ["r = 3", "r = 9"]).values()
     np.testing.assert_array_equal(whole, grid)
     for i in range(3):
         np.testing.assert_array_equal(zoom[i, : i + 1], grid[i, : i + 1])
         assert np.isnan(zoom[i, i + 1 :]).all()
 
 
-def test_rows_below_are_centred_on_zero_and_keep_what_they_are_given(rng):
+def test_a_headline_has_the_grids_and_below_them_phi_less_chance(rng):
     grids = {"one": rng.uniform(0.1, 0.3, (5, 4)), "two": rng.uniform(0.2, 0.9, (5, 9))}
-    below = {"excess": [grid - 0.25 for grid in grids.values()], "nothing": [np.full((5, 4), np.nan)] * 2}
-    figure = show.similarity_panels(grids, "t", chance=np.array([0.2, 0.25]), rows_below=below)
-    images = [axes.images[0] for axes in panels(figure)]
-    assert len(images) == 6
-    np.testing.assert_array_equal(images[3].get_array(), grids["two"] - 0.25)
-    most = max(abs(grid - 0.25).max() for grid in grids.values())
-    assert (images[2].norm.vmin, images[2].norm.vmax) == (images[3].norm.vmin, images[3].norm.vmax) == (-most, most)
-    assert [axes.get_ylabel() for axes in figure.axes[-2:]] == ["excess", "nothing"]
+    curves = {"one": (np.arange(5.0), np.ones(5)), "random": (-np.arange(5.0), None)}
+    figure = show.headline(grids, "t", 7, (0, 0), np.array([0.2, 0.25]), curves, (np.full(5, -1), np.full(5, 2)))
+    one, two = [axes for axes in figure.axes if len(axes.lines) >= 2 and not axes.images and axes.get_xlabel() == "$i$"]
+    np.testing.assert_array_equal(panels(figure)[1].images[0].get_array(), grids["two"])
+    drawn = {line.get_label(): line for line in one.lines}
+    np.testing.assert_array_equal(drawn["trained"].get_xydata(), np.c_[7:12, :5])
+    np.testing.assert_array_equal(drawn["untrained"].get_ydata(), 1)
+    assert "untrained" not in {line.get_label() for line in two.lines}
+    low, high = one.collections[0].get_datalim(one.transData).intervaly
+    assert (low, high) == (-1, 2)
+    assert not figure.findobj(lambda artist: artist.get_animated())  # or they would be missing from a file
     figure.savefig("/dev/null", format="png")
+
+
+@pytest.mark.parametrize("quantity", ["phi", "excess", "z"])
+def test_a_row_changes_its_grids_scale_ring_and_chance(rng, quantity):
+    row, grids = PhiRow(2), {"a": rng.uniform(-1, 1, (6, 3)), "b": rng.uniform(-1, 1, (6, 8))}
+    row.show({"x": np.ones((2, 2)), "y": np.ones((2, 2))}, "before", 1, chance=0.5, cell=(1, 1))
+    row.show(grids, "t", 5, (0.1, 0.4), np.array([0.15, 0.3]), quantity, (7, 5))
+    for image, grid in zip(row.images, grids.values(), strict=True):
+        np.testing.assert_array_equal(image.get_array(), grid)
+        assert image.get_extent() == [0.5, grid.shape[1] + 0.5, 10.5, 4.5]
+    most = max(abs(grid).max() for grid in grids.values())
+    most = max(most, 4) if quantity == "z" else most
+    ends = (0.1, 0.4) if quantity == "phi" else (-most, most)
+    assert (row.norm.vmin, row.norm.vmax) == ends
+    assert [list(ring.get_xdata()) for ring in row.rings[::2]] == [[], [5]]
+    marked = list(row.mark.get_ydata())
+    assert marked == ([0.15, 0.3] if quantity == "phi" else [])
 
 
 @pytest.mark.parametrize(
@@ -65,10 +87,12 @@ def test_rows_below_are_centred_on_zero_and_keep_what_they_are_given(rng):
 )
 def test_chance_outside_the_scale_is_said_and_not_drawn(chance_range, text):
     grids = {"x": np.full((4, 3), 0.15)}
-    figure = show.similarity_panels(grids, "", colour_limits=(0.1, 0.2), chance=np.array(chance_range))
+    figure = show.similarity_panels(grids, "", np.array(chance_range), colours=(0.1, 0.2))
     bar = figure.axes[-1]
     assert [label.get_text() for label in bar.texts] == [text]
-    for line in [line for line in bar.lines if len(line.get_ydata()) == 2 and line.get_linewidth() == 3]:
+    marks = [line for line in bar.lines if len(line.get_ydata()) == 2 and line.get_linewidth() == 3]
+    assert bool(marks) is (text == "chance")
+    for line in marks:
         assert 0.1 <= min(line.get_ydata()) < max(line.get_ydata()) <= 0.2
 
 
@@ -93,12 +117,12 @@ def test_what_is_not_known_is_a_dash():
 
 
 def test_titles_are_the_papers_notation():
-    assert show.adapter_names([4, 64, 64]) == ["r = 4", "r = 64", "r = 64′"]
+    assert adapter_names([4, 64, 64]) == ["r = 4", "r = 64", "r = 64′"]
     titles = show.phi_titles("layer.5.query", "A", [4, 64, 64])
     assert titles[0] == r"$\phi(W_q, A_{r=4}, i, j)$"
     assert titles[2] == r"$\phi(W_q, A'_{r=64}, i, j)$"
     assert show.phi_titles("mlp.down_proj", "BA", [4])[0] == r"$\phi(W, \Delta W_{r=4}, i, j)$"
-    figure = show.similarity_panels(dict.fromkeys(titles, np.ones((2, 2))), "")
+    figure = show.similarity_panels(dict.fromkeys(titles, np.ones((2, 2))), "", 0.5)
     figure.savefig("/dev/null", format="png")  # mathtext must be able to set them
 
 
@@ -120,17 +144,10 @@ def test_span(values, text):
     assert show.span(values) == text
 
 
-def test_curves_show_what_they_are_given():
-    i = np.arange(5, 9)
-    band = ("band", np.full(4, -0.01), np.full(4, 0.02))
-    figure = show.excess_curves(i, {"r = 4": (i / 10, i / 30), "r = 8": (i / 10, i / 20)}, band, "t")
-    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--", "-", "--"]
-
-
 def test_layers_show_what_they_are_given():
     table = pd.DataFrame({"layer": [0, 1] * 2, "adapter": ["r = 4"] * 2 + ["r = 8"] * 2, "phi": [0.2, 0.3, 0.4, 0.1]})
     table["projection"], table["untrained"], table["elsewhere"] = "query", [0.1, np.nan, 0.2, 0.3], 0.15
-    figure = show.layer_panels(table.assign(beyond=table["phi"] > 0.25), 0.25, ("chance", 0.1, 0.35), "t")
+    figure = show.layer_panels(table.assign(beyond=table["phi"] > 0.25), 0.25, (0.1, 0.35), "t")
     assert [axes.get_title() for axes in figure.axes] == ["r = 4", "r = 8"]
     for axes, name in zip(figure.axes, ("r = 4", "r = 8"), strict=True):
         part, drawn = table[table["adapter"] == name], {line.get_label(): line for line in axes.lines}
@@ -139,7 +156,21 @@ def test_layers_show_what_they_are_given():
         np.testing.assert_array_equal(drawn["with the other layers' W"].get_ydata(), part["elsewhere"])
         ringed = part.loc[part["phi"] > 0.25, "phi"]
         np.testing.assert_array_equal(drawn["beyond chance (Holm)"].get_ydata(), ringed)
-    assert "chance" in [text.get_text() for text in figure.legends[0].get_texts()]
+    view = show.layer_view(table.assign(p_holm=[0.5, 0.01, 1e-9, 1.0]))
+    assert view.to_numpy().tolist() == [["query", 0, "0.50", "1·10⁻⁹"], ["query", 1, "0.010", "1.00"]]
+
+
+def test_figures_of_nothing_are_that_nothing():
+    nothing = Nothing("no base is given")
+    for drawn in (
+        show.similarity_panels({}, nothing, 0.1),
+        show.headline({}, "t", 1, (0, 0), nothing, {}, ()),
+        show.layer_panels(nothing, 0.1, nothing, "t"),
+        show.full_and_triangle(nothing, "A", nothing),
+        show.region_view(nothing),
+        show.layer_view(nothing),
+    ):
+        assert drawn is nothing
 
 
 def test_learning_curves_show_what_they_are_given():

@@ -1,7 +1,6 @@
 """φ over layers, on small synthetic models: tables against cells computed one by one, tests against brute force."""
 
 from itertools import permutations
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import linalg
 
-from helpers.subspaces import atlas, chance, directions, nulls, study
+from helpers.parameters import SubspaceSimilarity
+from helpers.subspaces import atlas, chance, directions, inputs, nulls, study
 from helpers.weights import WeightsError
 from tests.conftest import MODULE
 
@@ -22,11 +22,11 @@ def name(layer, kind):
     return f"layers.{layer}.{kind}_proj"
 
 
-def opened(base, *adapters, module="q_proj", factor="A"):
+def opened(base, *adapters, module="q_proj", factor="A", **window):
     """The study of a module: by its full name, or in layer 0."""
     module = module if "." in module else f"layers.0.{module}"
     asked = {"base": str(base), "adapters": [str(place) for place in adapters], "module": module, "factor": factor}
-    return study.Similarity(SimpleNamespace(**asked))
+    return study.Similarity(SubspaceSimilarity.parse(asked | window))
 
 
 @pytest.fixture
@@ -47,8 +47,11 @@ def places(make_base, make_adapter, rng):
     save_file(tensors, place / "adapter_model.safetensors")
     untrained = {key: value.flip(1).contiguous() for key, value in tensors.items() if "lora_A" in key}
     save_file(untrained, place / "untrained_A.safetensors")
-    found, left_out = atlas.collect(opened(base, place), [name(0, "q"), name(0, "v")], TOP, J, D, names=["one"])
-    assert left_out == []
+    found = {}
+    for kind in "qv":
+        there, left_out = atlas.collect(opened(base, place), name(0, kind), TOP, J, D)
+        assert left_out == []
+        found |= {(f"{kind}_proj", layer): each for layer, each in there.items()}
     return found, weights, place
 
 
@@ -60,7 +63,7 @@ def phi(weight, a):
 def test_every_adapter_meets_the_weight_of_every_layer(places):
     found, weights, place = places
     table = atlas.pairings(found, TOP, J)
-    assert list(table.columns) == atlas.COLUMNS
+    assert list(table.columns) == ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
     assert len(table) == 2 * 3 * 3
     trained, untrained = (load_file(place / f"{file}.safetensors") for file in ("adapter_model", "untrained_A"))
     for row in table.itertuples():
@@ -81,10 +84,91 @@ def test_own_layers_beside_the_others(places):
         assert row.elsewhere == pytest.approx(here.loc[here["weight_layer"] != row.layer, "phi"].mean())
         assert row.p == pytest.approx(chance.tail_probability(row.phi, TOP, J, D))
         assert row.z == pytest.approx(chance.z_score(row.phi, TOP, J, D))
-        assert row.untrained_z == pytest.approx(chance.z_score(row.untrained, TOP, J, D))
-    assert (own["p_holm"] >= own["p"]).all()
+        assert own.loc[row.Index, "untrained p"] == chance.tail_probability(row.untrained, TOP, J, D)
+        assert row.ratio == pytest.approx(row.phi / (TOP / D))
     planted = own["projection"] == "q_proj"
-    assert own.loc[planted, "p_holm"].max() < 0.05 < own.loc[~planted, "p_holm"].min()
+    assert own.loc[planted, "p"].max() < 0.01 < own.loc[~planted, "p"].min()
+
+
+def test_choices_are_corrected_together_and_each_lives_in_its_own_space(make_base, make_adapter, rng):
+    """A value narrower than its input: its left directions live in another R^d, at an i of their own."""
+    weights = {
+        name(layer, kind): rng.standard_normal((60 if kind == "q" else 30, 60)) for layer in LAYERS for kind in "qv"
+    }
+    place, tensors = make_adapter(np.zeros((4, 60)), np.zeros((60, 4)), module=name(0, "q")), {}
+    for module, weight in weights.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(4, 60)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(len(weight), 4)
+    save_file(tensors, place / "adapter_model.safetensors")
+    found = opened(make_base(weights), place, first_i=6, last_i=8)
+    layers, every = found.layers, pd.concat([each.table for each in found.layers.surveys.values()])
+    assert list(layers.choices["choice"]) == ["A", "A", "BA right", "BA right", "BA left", "BA left"]
+    assert layers.choices["d"].tolist() == [60, 60, 60, 60, 60, 30]
+    assert layers.choices["i"].tolist() == [6, 6, 6, 6, 6, 1]
+    assert layers.choices["cases"].sum() == len(every) == 18
+    np.testing.assert_allclose(every["p_holm"], nulls.holm(every["p"]))
+    v = np.linalg.svd(
+        tensors[key := f"base_model.model.{name(1, 'v')}.lora_B.weight"] @ tensors[key.replace("_B", "_A")]
+    )
+    of_w = np.linalg.svd(weights[name(1, "v")].astype(np.float32))[0][:, :1]
+    row = layers.surveys["BA left"].table.query("projection == 'v_proj' and layer == 1")
+    assert row["phi"].item() == pytest.approx(float((of_w[:, 0] @ v[0][:, 0].numpy()) ** 2), abs=1e-5)
+    narrow = opened(found.base.path, place, module=name(0, "v"), factor="BA", first_i=2).replace(side="left")
+    assert narrow.d == 30 and set(narrow.layers.table["projection"]) == {"v_proj"}
+
+
+def test_a_study_of_other_parameters_opens_nothing_again(make_base, make_adapter, rng, monkeypatch):
+    weights = {name(layer, "q"): rng.standard_normal((D, D)) for layer in LAYERS}
+    places, one = [], make_adapter(module=name(0, "q"), directory="one")
+    tensors = {}
+    for module in weights:
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(4, D)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(D, 4)
+    save_file(tensors, one / "adapter_model.safetensors")
+    found = opened(make_base(weights), one)
+    for function in ("open_base", "open_update", "match"):
+        monkeypatch.setattr(inputs.weights, function, lambda *_: places.append(1))
+    other = found.replace(module=name(2, "q"), factor="BA", side="left", first_i=2, last_i=3)
+    assert (other.base, other.updates, places) == (found.base, found.updates, [])
+    assert (other.module, other.first_i, other.last_i) == (name(2, "q"), 2, 3)
+    left = [np.linalg.svd(m.astype(np.float32))[0] for m in (weights[name(2, "q")], other.here[0].delta())]
+    expected = (np.cos(linalg.subspace_angles(left[0][:, :2], left[1][:, :2])) ** 2).mean()
+    assert other.reading["phi"].item() == pytest.approx(expected, abs=1e-5)
+    for wrong, message in (
+        ({"module": "k_proj"}, "k_proj"),
+        ({"last_i": 99}, "must lie within"),
+        ({"side": "up"}, "side"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            found.replace(**wrong)
+
+
+def test_what_does_not_apply_is_nothing_with_its_reason(make_base, make_adapter, rng):
+    one = make_adapter(module=MODULE, directory="one")
+    other = make_adapter(rng.standard_normal((2, D)), rng.standard_normal((D, 2)), "other", MODULE)
+    alone = opened("", one, other, module=MODULE)
+    for name_ in (
+        "weight",
+        "grids",
+        "panels",
+        "reading",
+        "regions",
+        "growth",
+        "by_rank",
+        "start",
+        "amplified",
+        "layers",
+    ):
+        assert getattr(alone, name_).reason == "no base is given", name_
+    assert alone.between("runs").reason == "no two adapters have the same rank"
+    assert alone.agreement["k"].tolist() == [1]
+    with_base = opened(make_base(), one, module=MODULE)
+    assert with_base.by_rank.reason == with_base.layers.growth.reason == "the adapters have one rank"
+    assert with_base.start.reason.startswith("no adapter has its untrained A")
+    assert with_base.layers.own.reason == "there is a single layer"
+    assert with_base.replace(factor="BA").start.reason == "B A is zero before training"
+    assert with_base.replace(first_i=3, last_i=3).growth.reason == "a single row is shown"
+    assert with_base.query_lead.reason == with_base.agreement.reason == "there is one adapter"
 
 
 def test_permuting_layers_against_brute_force(places):
@@ -114,7 +198,7 @@ def test_a_single_layer_cannot_be_permuted(places):
 
 def test_directions_may_be_put_in_the_place_of_a_weights(places):
     found, _, _ = places
-    table = atlas.pairings({key: place._replace(top=place.found["one"][0]) for key, place in found.items()}, J, J)
+    table = atlas.pairings({key: place._replace(top=place.found["r = 4"][0]) for key, place in found.items()}, J, J)
     assert table.loc[table["layer"] == table["weight_layer"], "phi"].to_numpy() == pytest.approx(1)
 
 
@@ -174,7 +258,7 @@ def test_inputs_that_cannot_be_compared_are_refused(make_base, make_adapter, rng
     no_a = make_adapter(np.zeros((4, D)), module=query, directory="no_a")
     no_b = make_adapter(b=np.zeros((D, 4)), module=query, directory="no_b")
     elsewhere = make_adapter(module="layers.0.k_proj", directory="elsewhere")
-    refuses("named twice", one, one, base=base)
+    refuses("named twice", one, f"{one}/.", base=base)
     refuses("same numbers at layers.0.q_proj: one adapter given twice", one, twin, base=base)
     refuses("24 × 16 matrix .* 24 × 24", narrow, base=base)
     refuses("24 × 16 matrix .* 24 × 24", one, narrow, base="")
@@ -251,7 +335,8 @@ def test_every_matrix_is_decomposed_once(make_base, make_adapter, rng, monkeypat
         )
     found = opened(base, place)
     for factor, side in (("A", "right"), ("BA", "right"), ("BA", "left")):
-        atlas.collect(found, [names[0], names[1]], TOP, J, D, factor, side)
+        for module in names[:2]:
+            atlas.collect(found, module, TOP, J, D, factor, side)
         for k in (1, TOP, D):
             found.top(names[0], k, side)
     assert len(seen) == 3 * len(names)  # W, A and BA of each
@@ -309,14 +394,14 @@ def test_an_a_that_was_made_from_the_weight_is_told_by_the_product(make_base, ma
     made = make_adapter(own, b, "made")
     plain = make_adapter(rng.standard_normal((8, d)), rng.standard_normal((d, 8)), "plain")
     few = make_adapter(rng.standard_normal((4, d)), rng.standard_normal((d, 4)), "few")
-    found = opened(base, made, plain, few, module=MODULE)
-    table = found.factoring(4, 4).set_index("adapter")
-    assert table.loc["made", "A"] == pytest.approx(1, abs=0.01)
+    found = opened(base, made, plain, few, module=MODULE, first_i=4, last_i=6)
+    table = found.factoring
+    assert table.loc["r = 8", "A"] == pytest.approx(1, abs=0.01)
     top, of_ba = np.linalg.svd(weight)[2][:4].T, np.linalg.svd(b @ own)[2][:4].T
     angles = linalg.subspace_angles(top, of_ba)
-    assert table.loc["made", "BA"] == pytest.approx((np.cos(angles) ** 2).mean(), abs=1e-4)
-    assert table.loc["made", "z"] > 3 > abs(table.loc["plain", "z"])
-    assert np.isnan(table.loc["few", "z"])  # its A and B A span one space
+    assert table.loc["r = 8", "BA"] == pytest.approx((np.cos(angles) ** 2).mean(), abs=1e-4)
+    assert table.loc["r = 8", "z"] > 3 > abs(table.loc["r = 8′", "z"])
+    assert np.isnan(table.loc["r = 4", "z"])  # its A and B A span one space
     (note,) = [note for note in found.notes if "use factor BA" in note]
     assert "made" in note
     assert "plain" not in note
@@ -333,7 +418,7 @@ def test_layers_that_were_frozen_and_packed_ones_are_left_out_of_the_table(make_
     )
     found = opened(base, tuned, module=names[0], factor="BA")
     assert found.directions(names[1], 0, "BA").vectors.shape[1] == 0
-    places, left_out = atlas.collect(found, [names[0]], TOP, J, D, "BA")
+    places, left_out = atlas.collect(found, names[0], TOP, J, D, "BA")
     assert left_out == [names[1]]
     assert len(places) == 2
     refuses("is what it is in base", tuned, base=base, module=names[1], factor="BA")

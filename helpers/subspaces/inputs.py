@@ -1,0 +1,273 @@
+"""A model and its adapters at one module, opened and checked; the directions of each matrix, decomposed once.
+
+Matrices come from `weights`; each is decomposed once and remembered while its holder lives.
+"""
+
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pandas as pd
+
+from helpers import weights
+from helpers.subspaces import chance, directions
+from helpers.weights import WeightsError
+
+COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
+KEPT = 256  # directions of a matrix that are remembered on either side; where more are asked for, a power of two
+_memory = WeakKeyDictionary()
+
+
+class Inputs:
+    """A model and its adapters, opened, matched and checked at one module.
+
+    parameters: with base, adapters, module, factor and side, as in `parameters.SubspaceSimilarity`. opened: other
+    Inputs, whose base and adapters are taken, not opened again. Raises WeightsError where they cannot be compared.
+
+    base: `weights.Base`, or None. updates: `weights.Updates` of each adapter. module: its full name, as the base has it
+    (without one: as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of
+    each. common: {module: names in each of the updates}, of all that base and updates have and that can be read.
+    """
+
+    def __init__(self, parameters, opened=None):
+        p = self.parameters = parameters
+        known = dict(zip(opened.parameters.adapters, opened.updates, strict=True)) if opened else {}
+        self.base = opened.base if opened else weights.open_base(p.base) if p.base else None
+        self.updates = [known.get(path) or weights.open_update(path, self.base) for path in p.adapters]
+        if len({updates.path.resolve() for updates in self.updates}) < len(self.updates):
+            raise WeightsError(f"an adapter is named twice: {list(p.adapters)}; name each once")
+        first = self.base or self.updates[0]
+        self.matches = [_matched(first, updates) for updates in self.updates]
+        shared = sorted(set.intersection(*map(set, self.matches)))
+        held = [module for module in shared if self.base is None or self.base.shape(module)]
+        self.packed = sorted(set(shared) - set(held))
+        self.common = {module: [pair[module] for pair in self.matches] for module in held}
+        self.module = self._find(first, p.module)
+        if self.base and not opened:
+            self.base.weight(self.module)  # or why it cannot be read
+        for updates, pair in zip(self.updates, self.matches, strict=True):
+            if self.module not in pair:
+                updates.find(self.module)  # says what it has instead
+                raise WeightsError(
+                    f"{updates.label} has no counterpart of {self.module}: choose one that `inspect` shows"
+                )
+        self.names = self.common[self.module]
+        self.here = [updates.update(name) for updates, name in zip(self.updates, self.names, strict=True)]
+        self._check()
+
+    @property
+    def inputs(self):
+        """DataFrame: how the module was read, of the base and of each adapter, and its Frobenius norm."""
+        told = ["module", "how it is read", "file", "[out, in]", "stored as"]
+        sizes = [self.decomposition(self.module, n).size for n in range(len(self.updates))]
+        holders = list(zip(self.updates, self.names, sizes, strict=True))
+        if self.base:
+            holders.insert(0, (self.base, self.module, np.linalg.norm(self.base.weight(self.module))))
+        rows = []
+        for holder, name, size in holders:
+            table = holder.describe()
+            rows.append([holder.label, *table.loc[table["module"] == name, told].iloc[0], size])
+        return pd.DataFrame(rows, columns=["from", *told, "‖·‖"])
+
+    @property
+    def notes(self):
+        """What a reader must see of how the files were read, and of what φ of A depends on: sentences."""
+        told = []
+        for n, updates in enumerate(self.updates):
+            told += updates.notes + self._unread(n)
+            if not isinstance(self.here[n], weights.LowRank) and self.rank(self.module, n) == KEPT:
+                told.append(f"{updates.label} is a whole ΔW, of which the first {KEPT} directions are taken")
+            if self.base and self.names[n] != self.module:
+                told.append(f"{updates.label} calls the module {self.names[n]}")
+        if self.packed:
+            told.append(f"{len(self.packed)} more modules are packed in {self.base.label}, such as {self.packed[0]}")
+        return told
+
+    @property
+    def files(self):
+        """The files that base and updates are read from, sorted."""
+        return sorted({file for holder in (self.base, *self.updates) if holder for file in holder.files})
+
+    def top(self, module, k, side="right"):
+        """The k leading Directions of the base's weight of a module."""
+        return weight_directions(self.base, module, k, side)
+
+    def directions(self, module, n, factor="A", side="right"):
+        """All Directions of the n-th update at a module; none, [·, 0], where it adds nothing."""
+        return update_directions(self.updates[n], self.common[module][n], factor, side)
+
+    @property
+    def factors(self):
+        """The factors whose directions can be compared: A only where every update has one."""
+        return ["A", "BA"] if all(isinstance(update, weights.LowRank) for update in self.here) else ["BA"]
+
+    def rank(self, module, n):
+        """The rank r of the n-th update at a module; of a whole ΔW how many directions stand above rounding."""
+        r = _of_update(self.updates[n], self.common[module][n], self.factors[0])[-1]
+        return r or self.directions(module, n, "BA").vectors.shape[1]
+
+    def decomposition(self, module, n):
+        """The `directions.Decomposition` of ΔW of the n-th update at a module; its factors are not multiplied out."""
+        found, _, scale, _ = _of_update(self.updates[n], self.common[module][n], "BA")
+        return found.scaled(scale)
+
+    def redrawn(self, k, side, draws, rng):
+        """The k leading Directions of the module's weight as it may have been before it was stored, drawn a few times.
+
+        Every number is moved evenly within its step: of floats the largest that it can be (`Base.steps`). Empty where
+        that is finer than 2⁻¹² of each number, which `Directions.errors` covers.
+        """
+        unit = self.base.round_off(self.module)
+        if unit is not None and unit <= COARSE:
+            return []
+        weight, steps = self.base.weight(self.module), self.base.steps(self.module)
+        moved = (weight + steps * rng.uniform(-0.5, 0.5, weight.shape) for _ in range(draws))
+        return [directions.top_directions(matrix, k, side) for matrix in moved]
+
+    def untrained(self, module, n):
+        """Directions of A before training, of the n-th update at a module, or None where it is not known."""
+        updates, name = self.updates[n], self.common[module][n]
+        seen = _memory.setdefault(updates, {})
+        if (name, "untrained") not in seen:
+            a = updates.untrained_a(name)
+            seen[name, "untrained"] = None if a is None else directions.factor_directions(a)
+        return seen[name, "untrained"]
+
+    def _find(self, first, wanted):
+        """The module that is wanted, by the name of the base or by that of an adapter."""
+        try:
+            return first.find(wanted)
+        except weights.NoSuchModule:
+            for updates in self.updates:
+                name = next((name for name in updates.modules() if name == wanted), None)
+                found = [module for module, names in self.common.items() if name in names]
+                if found:
+                    return found[0]
+            raise
+
+    def _check(self):
+        p, shapes = self.parameters, [update.shape for update in self.here]
+        for n, (updates, update, name) in enumerate(zip(self.updates, self.here, self.names, strict=True)):
+            if isinstance(update, weights.Dense) and p.factor == "A":
+                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
+            if isinstance(update, weights.LowRank) and not update.a.any():
+                raise WeightsError(
+                    f"{updates.label}: A of {name} is zero and has no directions: give a trained adapter"
+                )
+            if isinstance(update, weights.LowRank) and p.factor == "BA" and not update.b.any():
+                raise WeightsError(
+                    f"{updates.label}: B of {name} is zero, so ΔW = B A is zero and has no directions: compare factor A"
+                )
+            if shapes[n] != shapes[0]:
+                raise WeightsError(
+                    f"{updates.label} adds a {shapes[n][0]} × {shapes[n][1]} matrix to {name}, but "
+                    f"{self.updates[0].label} has {shapes[0][0]} × {shapes[0][1]}: they belong to different models; "
+                    "give adapters trained on one"
+                )
+            for k in (k for k in range(n) if _equal(self.here[k], update)):
+                raise WeightsError(
+                    f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
+                    "twice, whose agreement is no finding; name it once"
+                )
+            if isinstance(update, weights.Dense) and not update.difference.any():
+                raise WeightsError(
+                    f"{name} of {updates.label} is what it is in {self.base.label}: choose one that training changed"
+                )
+            if not self.directions(self.module, n, p.factor).vectors.shape[1]:
+                raise WeightsError(
+                    f"what {updates.label} adds to {name} does not rise above the rounding of its files, so it has "
+                    "no directions: choose another module, or files that are stored more finely"
+                )
+            updates.untrained_a(name)
+
+    def _unread(self, n):
+        """What the files of the n-th update hold and no table here shows, in a sentence, if there is anything."""
+        updates, known = self.updates[n], set(self.matches[n].values())
+        others = {name: "not in the base" for name in updates.modules() if self.base and name not in known}
+        told = [f"{name} ({why})" for name, why in (others | updates.left_out).items()]
+        more = f" and {len(told) - 4} more" if len(told) > 4 else ""
+        return [f"{updates.label} also holds what is not read here: {', '.join(told[:4])}{more}"] * bool(told)
+
+
+def _matched(first, updates):
+    """`weights.match`, once for a pair of holders."""
+    seen = _memory.setdefault(updates, {})
+    if ("match", first) not in seen:
+        seen["match", first] = weights.match(first, updates)
+    return seen["match", first]
+
+
+@lru_cache(16)
+def random_adapter(r, d, seed):
+    """Directions [d, r] of a random A, the paper's random panel: see `chance.gaussian_factor`."""
+    return directions.factor_directions(chance.gaussian_factor(r, d, np.random.default_rng(seed))).vectors
+
+
+def weight_directions(base, module, k, side="right"):
+    """The k leading Directions of the weight of a module; it is decomposed once, unless more are asked for later.
+
+    Its rounding as stored counts as far as float32 goes; what coarser storing may do to φ is drawn, not bounded.
+    """
+    name, seen = base.find(module), _memory.setdefault(base, {})
+    if name not in seen or seen[name][0].right.shape[1] < k:
+        weight = base.weight(name)
+        most = min(max(KEPT, 1 << (k - 1).bit_length()), *weight.shape)
+        stored = directions.rounding(weight)
+        seen[name] = _kept(weight, most, k, stored), stored
+    found, stored = seen[name]
+    if k > (rank := found.rank(stored.usual)):
+        raise ValueError(f"last_i = {k} rows asked for, but the weight of {name} has rank {rank}: last_i at most that")
+    return found.directions(k, side, stored)
+
+
+def update_directions(updates, module, factor="A", side="right"):
+    """All Directions of what an adapter adds to a module, or of its A; of a whole ΔW the first 256 at most.
+
+    [·, 0] where it adds nothing. Raises WeightsError for factor A of a whole ΔW, ValueError for the left side of A.
+    """
+    if factor == "A" and side == "left":
+        raise ValueError(
+            'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
+        )
+    found, stored, *_ = _of_update(updates, updates.find(module), factor)
+    count = min(found.rank(stored.usual), found.right.shape[1])
+    if not count:
+        one = found.right if side == "right" else found.left
+        return directions.Directions(one[:, :0], found.values[:0], 0.0, np.zeros(0))
+    return found.directions(count, side, stored)
+
+
+def _of_update(updates, name, factor):
+    """(Decomposition of B A or of A, its Rounding, scale of ΔW, r or None of a whole ΔW); decomposed once."""
+    seen = _memory.setdefault(updates, {})
+    if (name, factor) not in seen:
+        update = updates.update(name)
+        if isinstance(update, weights.Dense):
+            if factor == "A":
+                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
+            delta, stored = update.difference, directions.rounding(update.difference, update.stored_precision)
+            seen[name, factor] = _kept(delta, min(KEPT, *delta.shape), None, stored), stored, 1.0, None
+        elif factor == "A":
+            found = directions.decompose(update.a, min(update.a.shape), "svd")
+            seen[name, factor] = found, directions.rounding(update.a, update.stored_precision), 1.0, len(update.a)
+        else:
+            stored = directions.rounding_of_product(update.b, update.a, update.stored_precision)
+            found = directions.decompose_product(update.b, update.a)
+            seen[name, factor] = found, stored, abs(update.scale), len(update.a)
+    return seen[name, factor]
+
+
+def _kept(matrix, k, needed, stored):
+    """The decomposition of a matrix, with k directions on either side, of which those needed are exact."""
+    if not matrix.any():
+        zero = [np.zeros((side, 1)) for side in matrix.shape]
+        return directions.Decomposition(zero[0], np.zeros(1), zero[1], 0.0, 0.0, 0.0)
+    found = directions.decompose(matrix, k, needed=needed, usual=stored.usual)
+    return found._replace(left=found.left[:, :k].copy(), right=found.right[:, :k].copy())
+
+
+def _equal(one, other):
+    """Whether two updates are the same numbers."""
+    if isinstance(one, weights.LowRank) and isinstance(other, weights.LowRank):
+        return one.scale == other.scale and np.array_equal(one.a, other.a) and np.array_equal(one.b, other.b)
+    return type(one) is type(other) and np.array_equal(one.delta(), other.delta())
