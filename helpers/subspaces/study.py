@@ -88,12 +88,11 @@ class Similarity:
         a yardstick, no test, as the two are one adapter's; NaN where both have j directions and cannot differ).
         """
         top, rows = self.top(self.module, i).vectors, []
-        spread = np.sqrt(2 * chance.variance(i, j, len(top))) or np.nan
         for n, updates in enumerate(self.updates):
             found = [self.directions(self.module, n, factor).vectors for factor in ("A", "BA")]
             of_a, of_ba = (similarity.phi(top, v, i, j) if v.shape[1] >= j else np.nan for v in found)
             may_differ = max(v.shape[1] for v in found) > j  # else both span one and the same space
-            z = (of_a - of_ba) / spread if may_differ else np.nan
+            z = chance.difference_z(of_a, of_ba, i, j, len(top)) if may_differ else np.nan
             rows.append([updates.label, of_a, of_ba, chance.mean(i, j, len(top)), z])
         return pd.DataFrame(rows, columns=["adapter", "A", "BA", "chance", "z"])
 
