@@ -62,13 +62,15 @@ def pairings(places, i, j):
     """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
 
     places: as from `collect`. Returns a DataFrame of COLUMNS, in which `layer` is the adapter's and `weight_layer`
-    that of W; untrained is NaN where unknown.
+    that of W; untrained is NaN where unknown. The rows of a projection stand together, as `nulls.turned` has them.
     """
     rows = [
         [kind, layer, other, name, *(np.nan if v is None else similarity.phi(weight.top, v, i, j) for v in pair)]
-        for (kind, layer), place in places.items()
-        for (weight_kind, other), weight in places.items()
-        if weight_kind == kind
+        for kind in dict.fromkeys(kind for kind, _ in places)
+        for (mine, layer), place in places.items()
+        if mine == kind
+        for (its, other), weight in places.items()
+        if its == kind
         for name, pair in place.found.items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,12 +1,20 @@
-"""Other nulls than uniform directions, over the layers of a model: permuted layers, one rotation of all W; Holm."""
+"""Other nulls than uniform directions, over the layers of a model: permuted layers, one rotation of all W; Holm.
+
+What is decided by them, each by one function: from arrays and tables to a result whose p-values are calibrated.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import pandas as pd
+from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 
 from helpers.subspaces import chance, similarity
 
 LEAD_PAIRS = 500  # random pairs drawn at once
+PERMUTATIONS = 9999  # of layers, at most
+ROTATIONS = 199  # by default; p cannot fall below 1 / (ROTATIONS + 1)
 
 
 def holm(p):
@@ -38,9 +46,9 @@ def pairing_test(table, rng):
     """p-value of every projection for: adapters have a higher φ with their own layer's W than with other layers'.
 
     Which W belongs to which layer is permuted, for all adapters of a layer together, and the mean φ compared; all
-    permutations while there are at most 9,999 (7 layers), as many random ones beyond. Exact if layers may be exchanged,
-    which they may not quite: neighbours are more alike. table: as from `pairings`. Returns {projection: p}, without the
-    projections that have a single layer; p cannot fall below 1 / (number of layers)!.
+    permutations while there are at most 9,999 (7 layers), as many random ones beyond. Exact if layers may be exchanged;
+    where W and adapters both drift with depth p is too small, see `own_layer`. table: as from `atlas.pairings`. Returns
+    {projection: p}, without the projections that have a single layer; p cannot fall below 1 / (number of layers)!.
     """
     found = {}
     for projection, part in table.groupby("projection", sort=False):
@@ -49,8 +57,9 @@ def pairing_test(table, rng):
             order = np.arange(len(phi))
             found[projection] = stats.permutation_test(
                 (order,),
-                lambda layers, phi=phi, order=order: phi[order, layers].mean(),
+                lambda layers, axis, phi=phi, order=order: phi[order, layers].mean(axis),
                 permutation_type="pairings",
+                n_resamples=PERMUTATIONS,
                 alternative="greater",
                 rng=rng,
             ).pvalue
@@ -68,28 +77,129 @@ def shared_by_layers(places, i):
     return found
 
 
-def rotated_means(places, i, j, draws, rng):
-    """Means of φ when all W are turned by one random rotation: what chance gives while the W keep their relations.
+def turned(places, i, j, rng, draws=ROTATIONS):
+    """φ(i, j) of the rows of `atlas.pairings` when all W are turned by one random rotation: [draws, rows].
 
-    places: as from `collect`, every untrained A known. Returns [draws] of each of: own (adapters with their own
-    layer's W), untrained (the same before training), elsewhere (adapters with the other layers' W).
+    A Haar rotation is drawn for each of `draws`. The W keep their relations to each other, and so do the adapters;
+    between the two there is none but by chance. places: as from `atlas.collect`. rng: numpy Generator.
     """
     frame, mix = np.linalg.qr(np.hstack([place.top[:, :i] for place in places.values()]))
     mix = mix.reshape(len(mix), len(places), i)
     kinds = np.array([kind for kind, _ in places])
-    trained, before = (
-        np.stack([[pair[when][:, :j] for pair in place.found.values()] for place in places.values()]) for when in (0, 1)
-    )  # [places, adapters, d, j]
-    each, pairs = trained.shape[1] * min(i, j), (kinds[:, None] == kinds).sum()
-    sums = np.zeros((3, draws))
-    for n in range(draws):
-        turned = np.tensordot(chance.random_directions(len(frame), mix.shape[0], rng), mix, 1)
-        own = turned.transpose(1, 2, 0)[:, None]  # [places, 1, i, d]
-        sums[:2, n] = [np.square(own @ side).sum() for side in (trained, before)]
-        for kind in set(kinds):
-            weight = turned[:, kinds == kind].reshape(len(frame), -1)
-            adapter = trained[kinds == kind].transpose(2, 0, 1, 3).reshape(len(frame), -1)
-            sums[2, n] += np.square(weight.T @ adapter).sum()
-    sums[2] -= sums[0]
-    means = sums / (each * np.array([[len(places)], [len(places)], [max(pairs - len(places), 1)]]))
-    return means
+    parts = []
+    for kind in dict.fromkeys(kinds):
+        found = [[v[:, :j] for v, _ in place.found.values()] for (name, _), place in places.items() if name == kind]
+        parts.append((kinds == kind, np.moveaxis(found, 2, 0)))  # [d, layers, adapters, j]
+    drawn = []
+    for _ in range(draws):
+        weights = np.tensordot(chance.random_directions(len(frame), len(mix), rng), mix, 1)
+        drawn.append(np.concatenate([_every_pair(weights[:, here], adapters) for here, adapters in parts]))
+    return np.array(drawn)
+
+
+def rotated_means(places, i, j, draws, rng):
+    """Means of `turned`, every untrained A being known.
+
+    Returns [draws] of each of: own (adapters with their own layer's W), untrained (the same before training), elsewhere
+    (adapters with the other layers' W; 0 where there are none).
+    """
+    both = {
+        key: place._replace(
+            found={(name, n): (v, None) for name, pair in place.found.items() for n, v in enumerate(pair)}
+        )
+        for key, place in places.items()
+    }
+    phi = turned(both, i, j, rng, draws)
+    kinds, adapters = [kind for kind, _ in places], len(next(iter(both.values())).found)
+    own = np.concatenate([np.repeat(np.eye(kinds.count(kind)) == 1, adapters) for kind in dict.fromkeys(kinds)])
+    trained = np.arange(len(own)) % 2 == 0
+    chosen = np.stack([own & trained, own & ~trained, ~own & trained])
+    return chosen @ phi.T / np.maximum(chosen.sum(1, keepdims=True), 1)
+
+
+def monte_carlo_p(observed, drawn):
+    """p-value, one-sided, of a statistic [...] among draws from its null [draws, ...]: at least 1 / (draws + 1)."""
+    return (1 + (drawn >= observed).sum(0)) / (1 + len(drawn))
+
+
+def own_layer(table, drawn, rng):
+    """Do adapters have a higher φ with their own layer's W than with other layers'? By two nulls; the larger p counts.
+
+    Permuted layers (`pairing_test`) are too sure where the W and the adapters drift with depth; a rotation of all W
+    (own minus elsewhere, mean φ) keeps both drifts, but its null is that W and adapters have nothing in common.
+    table: as from `atlas.pairings`. drawn: its `turned`. rng: of the permutations.
+
+    Returns a DataFrame, a row for each projection with more than one layer: projection, own, elsewhere (mean φ),
+    permutation, rotation (their p), p (the larger), p_holm, least (below which p cannot fall).
+    """
+    rows, permuted = [], pairing_test(table, rng)
+    for projection, permutation in permuted.items():
+        here = (table["projection"] == projection).to_numpy()
+        phi, own = table["phi"].to_numpy()[here], (table["layer"] == table["weight_layer"]).to_numpy()[here]
+        lead = np.where(own, 1 / own.sum(), -1 / (~own).sum())
+        rotation = monte_carlo_p(phi @ lead, drawn[:, here] @ lead)
+        layers = table.loc[here, "layer"].nunique()
+        least = max(1 / min(special.factorial(layers), PERMUTATIONS + 1), 1 / (1 + len(drawn)))
+        p = max(permutation, rotation)
+        rows.append([projection, phi[own].mean(), phi[~own].mean(), permutation, rotation, p, least])
+    columns = ["projection", "own", "elsewhere", "permutation", "rotation", "p", "least"]
+    found = pd.DataFrame(rows, columns=columns)
+    found.insert(6, "p_holm", holm(found["p"]))
+    return found
+
+
+class Growth(NamedTuple):
+    """How φ goes with the rank. means: mean φ by rank. p: of the greatest rank's lead over the least, one-sided."""
+
+    means: pd.Series
+    p: float
+
+    @property
+    def holds(self):
+        """Whether the lead is beyond its null at 5 % and no step of the rank lowers the mean; None if p is unknown."""
+        return None if np.isnan(self.p) else bool(self.p < 0.05 and self.means.diff().min() > 1e-9)
+
+
+def growth_with_rank(table, ranks, drawn):
+    """Does φ grow with the rank, over modules and adapters? A `Growth`, against draws of all the φ together.
+
+    Modules of one adapter are not independent, so that a t test over them is too sure; the draws carry their
+    dependence. p says that these adapters' φ differ as chance would not have it, not that other runs' would.
+    table: projection, layer and phi of n adapters in their places, as from `atlas.own_layers`. ranks: [n]. drawn:
+    φ [draws, n] under the null: the columns of `turned` of adapters with their own layer's W, or for the adapters of
+    one module independent `chance.random_phi`. Means and lead are over the places in which a rank occurs, and both the
+    least and the greatest do; p is NaN where there is none, or one rank only.
+    """
+    rows = table[["projection", "layer", "phi"]].assign(rank=np.asarray(ranks)).reset_index(drop=True)
+    by_rank = rows.pivot_table(index=["projection", "layer"], columns="rank", values="phi")
+    least, greatest = rows["rank"].min(), rows["rank"].max()
+    both = by_rank[[least, greatest]].notna().all(axis=1).rename("both")
+    if least == greatest or not both.any():
+        return Growth(by_rank.mean(), np.nan)
+    same = rows.groupby(["projection", "layer", "rank"])["phi"].transform("size")
+    sign = (rows["rank"] == greatest).astype(int) - (rows["rank"] == least)
+    lead = (sign / same * rows.join(both, on=["projection", "layer"])["both"] / both.sum()).to_numpy(float)
+    return Growth(by_rank.mean(), monte_carlo_p(rows["phi"].to_numpy() @ lead, drawn @ lead))
+
+
+def rises(phi_first, phi_last, first, last, j, d):
+    """By how much φ rises from i = first to last at this j, and how often that of chance rises by more or by less.
+
+    phi_first, phi_last: φ(first, j) and φ(last, j), [n]. Returns a DataFrame: rise, chance (its mean), p above, p
+    below; above, below: both, corrected together (Holm, 2n p-values). Raises ValueError as `chance.rise_as_phi`.
+    """
+    rise = np.subtract(phi_last, phi_first)
+    above = chance.tail_probability(chance.rise_as_phi(rise, first, last, j), last - first, j, d)
+    corrected = holm(np.concatenate([above, 1 - above])).reshape(2, -1)
+    columns = {"rise": rise, "chance": (last - first) / d, "p above": above, "p below": 1 - above}
+    return pd.DataFrame(columns | dict(zip(("above", "below"), corrected, strict=True)))
+
+
+def _every_pair(weights, adapters):
+    """φ of the adapters [d, layers, adapters, j] of every layer with the W [d, layers, i] of every layer: flat."""
+    d, layers, i = weights.shape
+    count, j = adapters.shape[2:]
+    squares = np.square(weights.reshape(d, -1).T @ adapters.reshape(d, -1))
+    sums = np.add.reduceat(squares, np.arange(0, layers * i, i), axis=0)
+    sums = np.add.reduceat(sums, np.arange(0, layers * count * j, j), axis=1)
+    return sums.reshape(layers, layers, count).swapaxes(0, 1).ravel() / min(i, j)
