@@ -1,34 +1,47 @@
 """φ at one (i, j) over the layers of a model: a study asked at every layer → tables."""
 
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
+from typing import SupportsIndex as Index
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 from tqdm import tqdm
 
 from helpers.subspaces import chance, nulls, similarity
+from helpers.subspaces.study import Similarity
 from helpers.weights import modules
 
 COLUMNS = ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
 
 
 class Place(NamedTuple):
-    """One projection in one layer: its module's full name, W's leading directions [d, i], and the adapters' there.
+    """One projection in one layer: its module's full name, W's leading directions, and the adapters' there.
 
-    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}. ranks: {adapter: r there}.
+    found: by adapter, its directions and those of its untrained A. ranks: r by adapter.
     """
 
     module: str
-    top: np.ndarray
-    found: dict
-    ranks: dict
+    top: Float64[np.ndarray, "d i"]
+    found: dict[str, tuple[Float64[np.ndarray, "d j"], Float64[np.ndarray, "d j"] | None]]
+    ranks: dict[str, int]
 
 
-def collect(study, projections, i, j, d, factor="A", side="right", names=None):
+def collect(
+    study: Similarity,
+    projections: Sequence[str] | dict,
+    i: Index,
+    j: Index,
+    d: Index,
+    factor: str = "A",
+    side: str = "right",
+    names: Sequence[str] | None = None,
+) -> tuple[dict[tuple, Place], list[str]]:
     """The directions of W and of the adapters in every layer that has one of the projections.
 
-    study: a `Similarity` with a base. projections: module names; each stands for its counterparts in all layers. d:
+    study: with a base. projections: module names; each stands for its counterparts in all layers. d:
     dimension that the directions must have. factor, side: as in `directions.factor_directions`; the untrained A is
     known for factor "A", where the adapter has its file. names: of the adapters, in the result (None: their labels).
 
@@ -58,7 +71,7 @@ def collect(study, projections, i, j, d, factor="A", side="right", names=None):
     return places, left_out
 
 
-def pairings(places, i, j):
+def pairings(places: dict[tuple, Place], i: Index, j: Index) -> pd.DataFrame:
     """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
 
     places: as from `collect`. Returns a DataFrame of COLUMNS, in which `layer` is the adapter's and `weight_layer`
@@ -76,7 +89,7 @@ def pairings(places, i, j):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def own_layers(table, i, j, d):
+def own_layers(table: pd.DataFrame, i: Index, j: Index, d: Index) -> pd.DataFrame:
     """The rows of a table from `pairings` in which an adapter meets its own W, against chance and the other layers' W.
 
     Returns a DataFrame: projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of

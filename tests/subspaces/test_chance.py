@@ -342,6 +342,14 @@ def test_grid_agrees_with_its_cells_and_edges():
     assert (chance.mean(1, 1, 1), chance.variance(1, 1, 1)) == (1, 0)
 
 
+def test_a_difference_is_held_against_that_of_two_random_pairs(rng):
+    one, other = (drawn_phi(rng, 60, 14, 4, 4000) for _ in range(2))
+    z = chance.difference_z(one, other, 14, 4, 60)
+    assert z.std() == pytest.approx(1, abs=0.05)
+    assert chance.difference_z(0.3, 0.3, 14, 4, 60) == 0
+    assert np.isnan(chance.difference_z(1.0, 1.0, 60, 4, 60))
+
+
 def test_random_projections_of_a_weight_have_the_closed_form_as_their_root_mean_square(rng):
     weight = rng.standard_normal((20, 30)) * np.linspace(3, 0, 30)
     squares = chance.projection_norms(weight, 4, 3000, np.random.default_rng(1)) ** 2
@@ -366,7 +374,7 @@ def test_variance_at_the_papers_size_does_not_overflow():
         ("a", 1, 5, "i is a"),
     ],
 )
-def test_refuses_what_is_no_dimension(i, j, d, message):
+def test_refuses_what_is_no_dimension(i, j, d, message, unchecked):
     rng = np.random.default_rng(0)
     for refused in (
         lambda: chance.mean(i, j, d),
@@ -389,7 +397,7 @@ def test_refuses_a_phi_that_is_none(phi):
 
 
 @pytest.mark.parametrize("draws", [1, 0, -3, 2.5])
-def test_refuses_too_few_draws(draws):
+def test_refuses_too_few_draws(draws, unchecked):
     for draw in (chance.random_phi, chance.random_overlaps, chance.least_log_tails):
         with pytest.raises(ValueError, match=f"draws is {draws}: expected an integer of at least 2"):
             draw(3, 2, 9, draws, np.random.default_rng(0))

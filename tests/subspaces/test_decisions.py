@@ -6,6 +6,7 @@ as a rate of 5 % gives once in a thousand simulations of this size.
 
 import gc
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,9 +23,10 @@ RANKS = {"r = 4": 4, "r = 8": 8}
 
 @pytest.fixture(autouse=True, scope="module")
 def in_haste():
-    """Statsmodels' Holm collects garbage at every call, which takes longer than all else here."""
+    """Without checking types, and without the garbage collection of every Holm of statsmodels: they cost the most."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "collect", lambda *_: 0)
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         yield
 
 
