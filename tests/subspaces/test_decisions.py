@@ -77,9 +77,7 @@ def over_layers(rng):
 
 @pytest.fixture(scope="module")
 def rates():
-    out = pd.DataFrame([over_layers(rng) for rng in generators(1)]).mean()
-    print(out)
-    return out
+    return pd.DataFrame([over_layers(rng) for rng in generators(1)]).mean()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,6 @@ def test_that_would_be_noticed_if_it_came_out_too_often(rates, decision):
 def rate(outcomes):
     outcomes = np.asarray(outcomes)
     assert outcomes.shape == (REPLICATES,)
-    print(outcomes.mean())
     return outcomes.mean()
 
 
