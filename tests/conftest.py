@@ -6,10 +6,14 @@ import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: tests ask nothing of the network
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+
+# before helpers is imported: the types of its functions are checked, here though not in the kernels of notebooks
+jaxtyping.install_import_hook("helpers.subspaces", "beartype.beartype")
 
 from helpers.__main__ import main
 from helpers.paths import ROOT
@@ -20,6 +24,14 @@ MODULE = "encoder.layer.0.attention.self.query"
 @pytest.fixture
 def rng():
     return np.random.default_rng(20211016)
+
+
+@pytest.fixture
+def unchecked():
+    """No types are checked, as outside of tests: to see what a function itself says to what it is not meant for."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import sys
 from typing import NamedTuple
+from typing import SupportsIndex as Index
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 from tqdm import tqdm
 
 from helpers.subspaces import chance, nulls, similarity
@@ -15,14 +17,14 @@ CHOICES = {"A": ("A", "right"), "BA right": ("BA", "right"), "BA left": ("BA", "
 
 
 class Place(NamedTuple):
-    """One projection in one layer: its module's full name, W's leading directions [d, i], and the adapters' there.
+    """One projection in one layer: its module's full name, W's leading directions, and the adapters' there.
 
-    found: {adapter: (directions [d, j], those of its untrained A [d, j] or None)}.
+    found: by adapter, its directions and those of its untrained A.
     """
 
     module: str
-    top: np.ndarray
-    found: dict
+    top: Float64[np.ndarray, "d i"]
+    found: dict[str, tuple[Float64[np.ndarray, "d j"], Float64[np.ndarray, "d j"] | None]]
 
 
 def collect(study, projection, i, j, d, factor="A", side="right"):
@@ -53,11 +55,11 @@ def collect(study, projection, i, j, d, factor="A", side="right"):
     return places, left_out
 
 
-def pairings(places, i, j):
+def pairings(places: dict[tuple, Place], i: Index, j: Index) -> pd.DataFrame:
     """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
 
-    places: {(projection, layer): Place}. Returns a DataFrame: projection, layer (the adapter's), weight_layer (that of
-    W), adapter, phi, untrained (NaN: unknown).
+    places: {(projection, layer): Place}. Returns projection, layer (the adapter's), weight_layer (that of W), adapter,
+    phi, untrained (NaN: unknown). The rows of a projection stand together, as `nulls.turned` has them.
     """
     rows = [
         [kind, layer, other, name, *(np.nan if v is None else similarity.phi(weight.top, v, i, j) for v in pair)]
@@ -69,10 +71,10 @@ def pairings(places, i, j):
     return pd.DataFrame(rows, columns=["projection", "layer", "weight_layer", "adapter", "phi", "untrained"])
 
 
-def own_layers(table, i, j, d):
+def own_layers(table: pd.DataFrame, i: Index, j: Index, d: Index) -> pd.DataFrame:
     """The rows of a table from `pairings` in which an adapter meets its own W, against chance and the other layers' W.
 
-    Returns a DataFrame: projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of
+    Returns projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of
     the other layers, NaN if there is none), chance, ratio (of phi to it), z and p of phi, untrained p.
     """
     own = table["layer"] == table["weight_layer"]

@@ -2,17 +2,25 @@
 
 U and V are independent and uniform (Haar) among the subspaces of dimension i and j of R^d. Their squared cosines follow
 the Jacobi ensemble, and min(i, j) φ is its trace, the Pillai-Bartlett statistic (Muirhead 1982, *Aspects of
-Multivariate Statistical Theory*, chapters 3 and 10). Formulas first, then draws, then pairs that are not chance.
+Multivariate Statistical Theory*, chapters 3 and 10). Formulas first, then draws, then pairs that are not chance. What
+is not positive integers with i, j ≤ d is refused with a ValueError; where they may be arrays, they broadcast.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from numbers import Real
+from typing import SupportsIndex as Index
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64, Num
+from numpy.random import Generator
 from scipy import optimize, special
 
 from helpers.subspaces import similarity
 
+Numbers = Real | Num[np.ndarray, "..."] | pd.Series | Sequence  # which broadcast
 UNDERFLOW = 1e-280  # below this the incomplete beta function nears the end of double precision
 FRACTION_TERMS = 64  # of the continued fraction; where it is used, some 20 are enough
 CHUNK = 2**22  # numbers drawn at once
@@ -22,13 +30,13 @@ STRENGTHS = 2.0 ** np.arange(12)  # of planting, see `planted_cosines`
 KNOT = 128  # samples from one point of a sampled tail to the next
 
 
-def mean(i, j, d):
-    """E φ = max(i, j) / d. i, j, d: positive integers or arrays of them that broadcast; i, j ≤ d."""
+def mean(i: Numbers, j: Numbers, d: Numbers) -> Numbers:
+    """E φ = max(i, j) / d."""
     i, j, d = _checked_dimensions(i, j, d)
     return np.maximum(i, j) / d
 
 
-def variance(i, j, d):
+def variance(i: Numbers, j: Numbers, d: Numbers) -> Numbers:
     """Var φ = 2 i j (d-i)(d-j) / [d² (d-1)(d+2) min(i, j)²], exact for every i, j ≤ d; d = 1 gives 0.
 
     From the second moments of a uniform projector; the law is the Pillai-Bartlett trace of the Jacobi ensemble.
@@ -36,31 +44,31 @@ def variance(i, j, d):
     return _variance(*_checked_dimensions(i, j, d))
 
 
-def mean_grid(rows, columns, d):
-    """E φ for every i ≤ rows and j ≤ columns: [rows, columns], as `similarity.similarity_grid` lays φ out."""
+def mean_grid(rows: Index, columns: Index, d: Index) -> Float64[np.ndarray, "{rows} {columns}"]:
+    """E φ for every i ≤ rows and j ≤ columns, as `similarity.similarity_grid` lays φ out."""
     return mean(*np.ogrid[1 : rows + 1, 1 : columns + 1], d)
 
 
-def z_score(phi, i, j, d):
-    """Standard deviations by which φ lies above chance; broadcasts. NaN where chance has no spread (i or j = d)."""
+def z_score(phi: Numbers, i: Numbers, j: Numbers, d: Numbers) -> Numbers:
+    """Standard deviations by which φ lies above chance. NaN where chance has no spread (i or j = d)."""
     spread = np.sqrt(variance(i, j, d))
     return (phi - mean(i, j, d)) / np.where(spread > 0, spread, np.nan)
 
 
-def difference_z(phi, other, i, j, d):
+def difference_z(phi: Numbers, other: Numbers, i: Numbers, j: Numbers, d: Numbers) -> Numbers:
     """Standard deviations of the difference of two random pairs by which one φ lies above the other; as `z_score`."""
     return (z_score(phi, i, j, d) - z_score(other, i, j, d)) / np.sqrt(2)
 
 
-def tail_probability(phi, i, j, d):
+def tail_probability(phi: Numbers, i: Numbers, j: Numbers, d: Numbers) -> Numbers:
     """P(φ of random subspaces ≥ phi): the p-value of φ against chance, see `log_tail_probability`."""
     return np.exp(log_tail_probability(phi, i, j, d))
 
 
-def log_tail_probability(phi, i, j, d):
+def log_tail_probability(phi: Numbers, i: Numbers, j: Numbers, d: Numbers) -> Numbers:
     """Natural logarithm of P(φ of random subspaces ≥ phi), also where the probability itself underflows.
 
-    phi: numbers in [0, 1], NaN for unknown; phi, i, j, d broadcast. The law is taken to be a Beta law with the exact
+    phi: numbers in [0, 1], ValueError for others; NaN for unknown. The law is taken to be a Beta law with the exact
     mean and variance, on [(i + j − d)₊ / min(i, j), 1], below which φ cannot fall. That is exact where i, j, d − i or
     d − j is 1. Elsewhere it was held against importance sampling (`sampled_log_tail`) at 260 shapes: log₁₀ P is off by
     at most 0.07 where P ≥ 0.01 and 0.12 where P ≥ 0.001, and by 8 % of itself where P ≥ 10⁻⁹, for d ≥ 60; by 3 % of
@@ -69,8 +77,7 @@ def log_tail_probability(phi, i, j, d):
 
     Below d = SAMPLED_BELOW, where a Beta law may be wrong by a factor of 6 at 0.001, P is read off 60,000 draws of φ,
     always the same, some of them planted and weighted (Veach & Guibas 1995); their error is some 3 % of P at 0.001 and
-    10 % at 10⁻⁹. The first φ asked of a shape takes up to a second. Raises ValueError for phi outside [0, 1] and for
-    what is no dimension.
+    10 % at 10⁻⁹. The first φ asked of a shape takes up to a second.
     """
     phi = _checked_phi(phi)
     floor, a, b = _beta(i, j, d)
@@ -87,7 +94,7 @@ def log_tail_probability(phi, i, j, d):
     return logarithm[()]
 
 
-def critical_phi(probability, i, j, d):
+def critical_phi(probability: Numbers, i: Numbers, j: Numbers, d: Numbers) -> Numbers:
     """The φ that random subspaces reach with this probability, in (0, 1), under the law of `log_tail_probability`."""
     if not ((np.asarray(probability) > 0) & (np.asarray(probability) < 1)).all():
         raise ValueError(f"probability is {probability}: expected numbers between 0 and 1")
@@ -99,7 +106,7 @@ def critical_phi(probability, i, j, d):
     return floor + (1 - floor) * x
 
 
-def rise_as_phi(rise, first, last, j):
+def rise_as_phi(rise: Numbers, first: Index, last: Index, j: Index) -> Numbers:
     """The φ of one block of directions that a rise of φ amounts to, for j ≤ first < last ≤ d.
 
     φ(last, j) − φ(first, j) is the share of V's j directions in the block of last − first directions of U between
@@ -114,10 +121,10 @@ def rise_as_phi(rise, first, last, j):
     return _checked_phi(np.where(np.abs(phi - rounded) < 1e-9, rounded, phi))
 
 
-def cosine_density(cosines, i, j, d):
-    """Wachter's limit of the density of the min(i, j) squared cosines, for large d at fixed i/d and j/d.
+def cosine_density(cosines: Float[np.ndarray, "n"], i: Index, j: Index, d: Index) -> Float64[np.ndarray, "n"]:
+    """Wachter's limit of the density of the min(i, j) squared cosines in (0, 1), for large d at fixed i/d and j/d.
 
-    cosines: [n] squared cosines in (0, 1). Where i + j > d a share (i + j − d) / min(i, j) of them is exactly 1 and
+    Where i + j > d a share (i + j − d) / min(i, j) of them is exactly 1 and
     not in the density. Source: Wachter 1980, Annals of Statistics 8.
     """
     x, (low, high) = np.asarray(cosines, dtype=np.float64), cosine_limits(i, j, d)
@@ -125,7 +132,7 @@ def cosine_density(cosines, i, j, d):
     return inside * d / (2 * np.pi * min(i, j) * x * (1 - x))
 
 
-def cosine_limits(i, j, d):
+def cosine_limits(i: Index, j: Index, d: Index) -> tuple[float, float]:
     """(least, greatest) squared cosine in Wachter's limit, apart from those that are exactly 0 or 1."""
     _checked_dimensions(i, j, d)
     a, b = i / d, j / d
@@ -133,30 +140,31 @@ def cosine_limits(i, j, d):
     return float(low), float(min(high, 1.0))
 
 
-def random_directions(d, k, rng):
-    """k uniform random orthonormal directions [d, k] of R^d: a Haar frame, and so a uniform subspace.
+def random_directions(d: Index, k: Index, rng: Generator) -> Float64[np.ndarray, "{d} {k}"]:
+    """k ≤ d uniform random orthonormal directions of R^d: a Haar frame, and so a uniform subspace.
 
     The right singular directions of `gaussian_factor` span such a subspace as well, at any number of them. The signs
-    that QR chooses are undone (Mezzadri 2007, arXiv:math-ph/0609050). rng: numpy Generator. Raises ValueError unless
-    1 ≤ k ≤ d.
+    that QR chooses are undone (Mezzadri 2007, arXiv:math-ph/0609050).
     """
     _checked_dimensions(k, k, d)
     q, r = np.linalg.qr(rng.standard_normal((d, k)))
     return q * np.sign(np.diag(r))
 
 
-def gaussian_factor(r, d, rng):
-    """A_rand [r, d] of the paper's random panels: independent standard normal entries (Hu et al. 2021, appendix G)."""
+def gaussian_factor(r: Index, d: Index, rng: Generator) -> Float64[np.ndarray, "{r} {d}"]:
+    """A_rand of the paper's random panels: independent standard normal entries (Hu et al. 2021, appendix G)."""
     _checked_dimensions(r, r, d)
     return rng.standard_normal((r, d))
 
 
-def random_cosines(i, j, d, draws, rng):
-    """Squared cosines of the principal angles of random pairs, falling: [draws, min(i, j)].
+def random_cosines(
+    i: Index, j: Index, d: Index, draws: Index, rng: Generator
+) -> Float64[np.ndarray, "{draws} {min(i,j)}"]:
+    """Squared cosines of the principal angles of random pairs, falling.
 
     Two Wishart matrices of the smaller dimension stand for the subspaces, so the cost does not depend on d. Where
-    i + j > d, i + j − d cosines are 1 and the others are those of the orthogonal complements.
-    rng: numpy Generator. Raises ValueError for what is no dimension and for draws below 2.
+    i + j > d, i + j − d cosines are 1 and the others are those of the orthogonal complements. ValueError for draws
+    below 2.
     """
     _checked_dimensions(i, j, d)
     _check_draws(draws)
@@ -175,13 +183,15 @@ def random_cosines(i, j, d, draws, rng):
     return np.hstack([np.ones((draws, forced)), np.clip(np.concatenate(parts), 0.0, 1.0)])
 
 
-def random_phi(i, j, d, draws, rng):
-    """φ of random pairs: [draws]. As `random_cosines`."""
+def random_phi(i: Index, j: Index, d: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "{draws}"]:
+    """φ of random pairs. As `random_cosines`."""
     return random_cosines(i, j, d, draws, rng).mean(axis=1)
 
 
-def random_overlaps(i, j, d, draws, rng):
-    """Uᵀ V of random pairs, U being i and V being j random directions in order: [draws, i, j].
+def random_overlaps(
+    i: Index, j: Index, d: Index, draws: Index, rng: Generator
+) -> Float64[np.ndarray, "{draws} {i} {j}"]:
+    """Uᵀ V of random pairs, U being i and V being j random directions in order.
 
     φ of the leading directions of one pair, over all of the grid, is `similarity.cumulative_phi` of its overlap. One
     side is fixed, by invariance, and of the other only the part inside it is drawn. Raises as `random_cosines`.
@@ -191,8 +201,8 @@ def random_overlaps(i, j, d, draws, rng):
     return _overlaps(i, j, d, draws, rng)
 
 
-def least_log_tails(i, j, d, draws, rng):
-    """The smallest log tail probability anywhere in the grid of one random pair: [draws].
+def least_log_tails(i: Index, j: Index, d: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "{draws}"]:
+    """The smallest log tail probability anywhere in the grid of one random pair.
 
     Its quantiles say how surprising the most surprising cell of an i × j grid has to be, with the dependence of
     neighbouring cells accounted for (the max-statistic of Westfall & Young 1993).
@@ -207,24 +217,26 @@ def least_log_tails(i, j, d, draws, rng):
     return np.concatenate(least)
 
 
-def projection_norms(weight, rank, draws, rng):
-    """‖Uᵀ W V‖_F for uniform random U and V of `rank` directions each: [draws].
+def projection_norms(
+    weight: Float[np.ndarray, "out in"], rank: Index, draws: Index, rng: Generator
+) -> Float64[np.ndarray, "{draws}"]:
+    """‖Uᵀ W V‖_F for uniform random U and V of `rank` directions each.
 
-    weight: [out, in]. Their root mean square is rank · ‖W‖_F / √(out · in), the random column of Table 7.
+    Their root mean square is rank · ‖W‖_F / √(out · in), the random column of Table 7.
     """
     sides = [[random_directions(size, rank, rng) for size in weight.shape] for _ in range(draws)]
     return np.array([np.linalg.norm(u.T @ weight @ v) for u, v in sides])
 
 
-def spectrum_matched(weight, rng):
-    """A random matrix with the singular values of `weight` [out, in] and uniform random singular directions."""
+def spectrum_matched(weight: Float[np.ndarray, "out in"], rng: Generator) -> Float64[np.ndarray, "out in"]:
+    """A random matrix with the singular values of `weight` and uniform random singular directions."""
     values = np.linalg.svd(weight, compute_uv=False)
     left, right = (random_directions(size, len(values), rng) for size in weight.shape)
     return left * values @ right.T
 
 
-def planted_directions(d, shares, k, rng):
-    """k orthonormal directions [d, k] whose φ with the first coordinate directions is known exactly.
+def planted_directions(d: Index, shares: dict, k: Index, rng: Generator) -> Float64[np.ndarray, "{d} {k}"]:
+    """k orthonormal directions whose φ with the first coordinate directions is known exactly.
 
     shares: {i: φ}; φ(U, V, i, j) is that number at each of these i and every j ≤ min(i, k), where U are the coordinate
     directions in order. In between it rises evenly but for chance. Rotate both for a pair in general position.
@@ -247,7 +259,7 @@ def planted_directions(d, shares, k, rng):
     return planted
 
 
-def planted_cosines(cosines, strength):
+def planted_cosines(cosines: Float[np.ndarray, "*n"], strength: Numbers) -> Float[np.ndarray, "*n"]:
     """Squared cosines after the variance of V's directions inside U was raised by a factor: tan² falls by that factor.
 
     cosines: squared cosines of random pairs. strength: the factor λ ≥ 0; 1 is chance. If A has Gaussian rows whose
@@ -257,7 +269,7 @@ def planted_cosines(cosines, strength):
     return raised / (1 - cosines + raised)
 
 
-def detectable_phi(i, j, d, level, power, draws, rng):
+def detectable_phi(i: Index, j: Index, d: Index, level: Real, power: Real, draws: Index, rng: Generator) -> float:
     """The mean φ of the weakest `planted_cosines` that are noticed with a given probability.
 
     Noticed means tail probability ≤ level. level, power: probabilities, the second the greater and below 1.
@@ -275,7 +287,7 @@ def detectable_phi(i, j, d, level, power, draws, rng):
     return float(planted_cosines(cosines, strength).mean())
 
 
-def sampled_log_tail(phi, i, j, d, draws, rng):
+def sampled_log_tail(phi: Real, i: Index, j: Index, d: Index, draws: Index, rng: Generator) -> tuple[float, float]:
     """(log P(φ of random subspaces ≥ phi), its standard error), from draws, however small P is.
 
     Importance sampling: pairs planted so strongly that they reach phi half of the time, weighted by how much less

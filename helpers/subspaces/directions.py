@@ -4,9 +4,12 @@ Symbols as in Hu et al. 2021 (arXiv:2106.09685v2), section 7: W is [out, in], A 
 ΔW = scale · B A. The right singular directions live in the input space, the left ones in the output space.
 """
 
+from numbers import Real
 from typing import NamedTuple
+from typing import SupportsIndex as Index
 
 import numpy as np
+from jaxtyping import Float, Float64
 from scipy import linalg
 
 from helpers.values import passing
@@ -19,17 +22,15 @@ GRAM_PHI_ERROR = 1e-6  # the Gram matrix squares the condition number: beyond th
 class Directions(NamedTuple):
     """Leading singular directions of a matrix.
 
-    vectors: [d, k] float64, orthonormal columns, the strongest first.
-    singular_values: [k] float64, falling.
-    phi_error: the largest of errors. Near 1 where two singular values agree to within rounding: what lies between them
-        is then not determined by the matrix.
-    errors: [k], bounds on what rounding, as stored and as computed, may do to φ of the first 1, 2, … k directions.
+    vectors: orthonormal columns, the strongest first. singular_values: falling. errors: bounds on what rounding, as
+    stored and as computed, may do to φ of the first 1, 2, … k directions. phi_error: the largest of them; near 1 where
+    two singular values agree to within rounding: what lies between them is then not determined by the matrix.
     """
 
-    vectors: np.ndarray
-    singular_values: np.ndarray
+    vectors: Float64[np.ndarray, "d k"]
+    singular_values: Float64[np.ndarray, "k"]
     phi_error: float
-    errors: np.ndarray
+    errors: Float64[np.ndarray, "k"]
 
 
 class Rounding(NamedTuple):
@@ -47,25 +48,24 @@ EXACT = Rounding(0.0, 0.0)
 
 
 class Decomposition(NamedTuple):
-    """Both sides of a singular value decomposition, or its leading part.
+    """Both sides of a singular value decomposition, or its leading part: k directions, and k values or more.
 
-    left: [m, k], values: [k or more], right: [n, k]. size: Frobenius norm of the matrix. computed: a bound on what the
-    computation's own rounding may have changed in the matrix, in the spectral norm. floor: below this a value is not
-    told from zero by the computation.
+    size: Frobenius norm of the matrix. computed: a bound on what the computation's own rounding may have changed in the
+    matrix, in the spectral norm. floor: below this a value is not told from zero by the computation.
     """
 
-    left: np.ndarray
-    values: np.ndarray
-    right: np.ndarray
+    left: Float64[np.ndarray, "m k"]
+    values: Float64[np.ndarray, "k_or_more"]
+    right: Float64[np.ndarray, "n k"]
     size: float
     computed: float
     floor: float
 
-    def rank(self, usual=0.0):
+    def rank(self, usual: Real = 0.0) -> int:
         """How many values rise above the rounding of the computation, and of storing: see `Rounding`."""
         return int((self.values > max(usual + self.computed, self.floor)).sum())
 
-    def directions(self, k, side="right", stored=EXACT):
+    def directions(self, k: Index, side: str = "right", stored: Rounding = EXACT) -> Directions:
         """The first k Directions of one side; stored: a Rounding. Raises ValueError when k exceeds the rank."""
         check_choice("side", side, ("right", "left"))
         if k > (rank := self.rank(stored.usual)):
@@ -73,28 +73,29 @@ class Decomposition(NamedTuple):
         errors = phi_errors(self.values, k, stored.bound + self.computed)
         return Directions((self.right if side == "right" else self.left)[:, :k], self.values[:k], errors.max(), errors)
 
-    def scaled(self, factor):
+    def scaled(self, factor: Real) -> "Decomposition":
         """The Decomposition of the matrix times a factor > 0."""
         return self._replace(**{name: factor * getattr(self, name) for name in ("values", "size", "computed", "floor")})
 
 
 @passing
-def top_directions(matrix, k, side="right", method="auto", precision=None):
+def top_directions(
+    matrix: Float[np.ndarray, "m n"], k: Index, side: str = "right", method: str = "auto", precision: Real | None = None
+) -> Directions:
     """The k leading singular directions of `matrix`.
 
-    matrix: [m, n], real. k: 1 … rank of the matrix. side: "right" (directions in R^n) or "left" (in R^m). method: as
-    in `decompose`. precision: unit round-off of the numbers as they were stored, relative to the matrix in the
-    Frobenius norm (None: that of the array's dtype, half its eps).
-
-    Returns Directions. Raises ValueError for an unknown side or method, a matrix that is not 2-D, empty or not
-    finite, and for k outside 1 … rank, where singular values count that rise above the rounding of storing and
-    computing.
+    side: "right" (directions in R^n) or "left" (in R^m). method: as in `decompose`. precision: unit round-off of the
+    numbers as they were stored, relative to the matrix in the Frobenius norm (None: half the eps of the dtype).
+    Raises ValueError for an unknown side or method, a matrix that is not 2-D, empty or not finite, and for k outside
+    1 … rank, where singular values count that rise above the rounding of storing and computing.
     """
     return decompose(matrix, k, method).directions(k, side, rounding(matrix, precision))
 
 
-def decompose(matrix, k, method="auto", needed=None, usual=0.0):
-    """The Decomposition of `matrix` [m, n] with at least its k leading directions, on both sides.
+def decompose(
+    matrix: Float[np.ndarray, "m n"], k: Index, method: str = "auto", needed: Index | None = None, usual: Real = 0.0
+) -> Decomposition:
+    """The Decomposition of `matrix` with at least its k leading directions, on both sides.
 
     method: "svd" decomposes the whole matrix; "gram" finds the leading eigenvectors of MᵀM (or MMᵀ) only, and costs
     less when k is small; "auto" tries "gram" when both sides exceed 1,024 and k is at most a quarter of the smaller,
@@ -119,10 +120,10 @@ def decompose(matrix, k, method="auto", needed=None, usual=0.0):
     return _by_svd(matrix)
 
 
-def decompose_product(b, a):
+def decompose_product(b: Float[np.ndarray, "m r"], a: Float[np.ndarray, "r n"]) -> Decomposition:
     """The Decomposition of b @ a, without forming or decomposing the product: two thin QRs and one r × r SVD.
 
-    b: [m, r], a: [r, n]. Raises ValueError when the shapes do not fit, and when a value is not finite.
+    Raises ValueError when the shapes do not fit, and when a value is not finite.
     """
     b, a = checked_matrix(b, "b"), checked_matrix(a, "a")
     if b.shape[1] != a.shape[0]:
@@ -135,8 +136,8 @@ def decompose_product(b, a):
     return Decomposition(q_left @ left[:, :k], values, q_right @ right[:k].T, size, computed, computed)
 
 
-def rounding(matrix, precision=None):
-    """The Rounding of a matrix [m, n] whose numbers were stored with this precision: as in `top_directions`.
+def rounding(matrix: Float[np.ndarray, "m n"], precision: Real | None = None) -> Rounding:
+    """The Rounding of a matrix whose numbers were stored with this precision: as in `top_directions`.
 
     The bound is u‖M‖_F; independent roundings have singular values up to about that times (1/√m + 1/√n) / √3.
     """
@@ -145,8 +146,8 @@ def rounding(matrix, precision=None):
     return Rounding(size, size * _share(np.shape(matrix)))
 
 
-def rounding_of_product(b, a, precision):
-    """The Rounding of b @ a [m, r] @ [r, n] whose factors were stored with this unit round-off u.
+def rounding_of_product(b: Float[np.ndarray, "m r"], a: Float[np.ndarray, "r n"], precision: Real) -> Rounding:
+    """The Rounding of b @ a whose factors were stored with this unit round-off u.
 
     The bound is u (‖A‖_F ‖B‖₂ + ‖A‖₂ ‖B‖_F + u ‖A‖_F ‖B‖_F): every number moves by u of itself at most.
     """
@@ -156,12 +157,13 @@ def rounding_of_product(b, a, precision):
     return Rounding(float(precision * (af * b2 + a2 * bf + precision * af * bf)), float(usual))
 
 
-def low_rank_directions(b, a, side="right", precision=None):
-    """All singular directions of b @ a, without forming or decomposing the product.
+def low_rank_directions(
+    b: Float[np.ndarray, "m r"], a: Float[np.ndarray, "r n"], side: str = "right", precision: Real | None = None
+) -> Directions:
+    """All singular directions of b @ a, as many as its rank, without forming or decomposing the product.
 
-    b: [m, r], a: [r, n]. precision: unit round-off of their numbers as stored (None: that of the arrays' dtypes). The
-    result has as many directions as b @ a has rank, at most r. Raises ValueError as `decompose_product`, and when
-    b @ a is zero (an untrained adapter): a zero matrix has no directions.
+    precision: unit round-off of their numbers as stored (None: that of the arrays' dtypes). Raises ValueError as
+    `decompose_product`, and when b @ a is zero (an untrained adapter): a zero matrix has no directions.
     """
     precision = max(round_off(b), round_off(a)) if precision is None else precision
     found, stored = decompose_product(b, a), rounding_of_product(b, a, precision)
@@ -170,12 +172,17 @@ def low_rank_directions(b, a, side="right", precision=None):
     return found.directions(rank, side, stored)
 
 
-def factor_directions(a, b=None, factor="A", side="right", precision=None):
+def factor_directions(
+    a: Float[np.ndarray, "r in"],
+    b: Float[np.ndarray, "out r"] | None = None,
+    factor: str = "A",
+    side: str = "right",
+    precision: Real | None = None,
+) -> Directions:
     """Singular directions of an adapter: of its factor "A", or of the product "BA" that is added to the weight.
 
-    a: [r, in]. b: [out, r], needed for factor "BA" only. precision: as in `low_rank_directions`. The left directions of
-    A alone lie in R^r and meet none of W, so side "left" needs factor "BA". Returns Directions; raises ValueError as
-    `low_rank_directions` does.
+    b is needed for factor "BA" only. The left directions of A alone lie in R^r and meet none of W, so side "left" needs
+    factor "BA". precision, and what is raised: as in `low_rank_directions`.
     """
     check_choice("factor", factor, ("A", "BA"))
     if factor == "BA":
@@ -188,8 +195,8 @@ def factor_directions(a, b=None, factor="A", side="right", precision=None):
     return found.directions(max(found.rank(stored.usual), 1), side, stored)
 
 
-def phi_errors(values, k, perturbation):
-    """[k]: how far φ of the first 1, 2, … k directions may move when the matrix moves by `perturbation`, at most 1.
+def phi_errors(values: Float[np.ndarray, "k_or_more"], k: Index, perturbation: Real) -> Float64[np.ndarray, "{k}"]:
+    """How far φ of the first 1, 2, … k directions may move when the matrix moves by `perturbation`, at most 1.
 
     values: singular values, the next after k among them if there is one; perturbation: in the spectral norm. φ moves by
     no more than the sine of the largest angle between the subspaces, and that is at most E / (gap − E) (Wedin 1972).
@@ -198,13 +205,13 @@ def phi_errors(values, k, perturbation):
     return np.minimum(1.0, perturbation / np.maximum(gaps - perturbation, np.finfo(float).tiny))
 
 
-def round_off(matrix):
+def round_off(matrix: np.ndarray) -> float:
     """Unit round-off of an array's numbers: half the eps of its dtype; of anything but floats, that of float64."""
     kind = np.asarray(matrix).dtype
     return float(np.finfo(kind).eps if kind.kind == "f" else EPS) / 2
 
 
-def checked_matrix(matrix, name):
+def checked_matrix(matrix: Float[np.ndarray, "m n"], name: str) -> Float64[np.ndarray, "m n"]:
     """`matrix` as float64; ValueError, which calls it by `name`, unless it is 2-D, not empty and finite."""
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0:
@@ -214,7 +221,7 @@ def checked_matrix(matrix, name):
     return matrix
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: str, choices: tuple) -> None:
     """ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")

@@ -4,13 +4,16 @@ Matrices come from `weights`; each is decomposed once and remembered while its h
 """
 
 from functools import lru_cache
+from typing import SupportsIndex as Index
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from helpers import weights
 from helpers.subspaces import chance, directions
+from helpers.subspaces.directions import Decomposition, Directions
 from helpers.weights import WeightsError
 
 COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
@@ -56,8 +59,8 @@ class Inputs:
         self._check()
 
     @property
-    def inputs(self):
-        """DataFrame: how the module was read, of the base and of each adapter, and its Frobenius norm."""
+    def inputs(self) -> pd.DataFrame:
+        """How the module was read, of the base and of each adapter, and its Frobenius norm."""
         told = ["module", "how it is read", "file", "[out, in]", "stored as"]
         sizes = [self.decomposition(self.module, n).size for n in range(len(self.updates))]
         holders = list(zip(self.updates, self.names, sizes, strict=True))
@@ -70,7 +73,7 @@ class Inputs:
         return pd.DataFrame(rows, columns=["from", *told, "‖·‖"])
 
     @property
-    def notes(self):
+    def notes(self) -> list[str]:
         """What a reader must see of how the files were read, and of what φ of A depends on: sentences."""
         told = []
         for n, updates in enumerate(self.updates):
@@ -84,34 +87,34 @@ class Inputs:
         return told
 
     @property
-    def files(self):
+    def files(self) -> list:
         """The files that base and updates are read from, sorted."""
         return sorted({file for holder in (self.base, *self.updates) if holder for file in holder.files})
 
-    def top(self, module, k, side="right"):
+    def top(self, module: str, k: Index, side: str = "right") -> Directions:
         """The k leading Directions of the base's weight of a module."""
         return weight_directions(self.base, module, k, side)
 
-    def directions(self, module, n, factor="A", side="right"):
+    def directions(self, module: str, n: Index, factor: str = "A", side: str = "right") -> Directions:
         """All Directions of the n-th update at a module; none, [·, 0], where it adds nothing."""
         return update_directions(self.updates[n], self.common[module][n], factor, side)
 
     @property
-    def factors(self):
+    def factors(self) -> list[str]:
         """The factors whose directions can be compared: A only where every update has one."""
         return ["A", "BA"] if all(isinstance(update, weights.LowRank) for update in self.here) else ["BA"]
 
-    def rank(self, module, n):
+    def rank(self, module: str, n: Index) -> int:
         """The rank r of the n-th update at a module; of a whole ΔW how many directions stand above rounding."""
         r = _of_update(self.updates[n], self.common[module][n], self.factors[0])[-1]
         return r or self.directions(module, n, "BA").vectors.shape[1]
 
-    def decomposition(self, module, n):
-        """The `directions.Decomposition` of ΔW of the n-th update at a module; its factors are not multiplied out."""
+    def decomposition(self, module: str, n: Index) -> Decomposition:
+        """That of ΔW of the n-th update at a module; its factors are not multiplied out."""
         found, _, scale, _ = _of_update(self.updates[n], self.common[module][n], "BA")
         return found.scaled(scale)
 
-    def redrawn(self, k, side, draws, rng):
+    def redrawn(self, k: Index, side: str, draws: Index, rng: np.random.Generator) -> list[Directions]:
         """The k leading Directions of the module's weight as it may have been before it was stored, drawn a few times.
 
         Every number is moved evenly within its step: of floats the largest that it can be (`Base.steps`). Empty where
@@ -124,7 +127,7 @@ class Inputs:
         moved = (weight + steps * rng.uniform(-0.5, 0.5, weight.shape) for _ in range(draws))
         return [directions.top_directions(matrix, k, side) for matrix in moved]
 
-    def untrained(self, module, n):
+    def untrained(self, module: str, n: Index) -> Directions | None:
         """Directions of A before training, of the n-th update at a module, or None where it is not known."""
         updates, name = self.updates[n], self.common[module][n]
         seen = _memory.setdefault(updates, {})
@@ -198,12 +201,12 @@ def _matched(first, updates):
 
 
 @lru_cache(16)
-def random_adapter(r, d, seed):
-    """Directions [d, r] of a random A, the paper's random panel: see `chance.gaussian_factor`."""
+def random_adapter(r: Index, d: Index, seed: Index) -> Float64[np.ndarray, "{d} {r}"]:
+    """Directions of a random A, the paper's random panel: see `chance.gaussian_factor`."""
     return directions.factor_directions(chance.gaussian_factor(r, d, np.random.default_rng(seed))).vectors
 
 
-def weight_directions(base, module, k, side="right"):
+def weight_directions(base: weights.Base, module: str, k: Index, side: str = "right") -> Directions:
     """The k leading Directions of the weight of a module; it is decomposed once, unless more are asked for later.
 
     Its rounding as stored counts as far as float32 goes; what coarser storing may do to φ is drawn, not bounded.
@@ -220,7 +223,7 @@ def weight_directions(base, module, k, side="right"):
     return found.directions(k, side, stored)
 
 
-def update_directions(updates, module, factor="A", side="right"):
+def update_directions(updates: weights.Updates, module: str, factor: str = "A", side: str = "right") -> Directions:
     """All Directions of what an adapter adds to a module, or of its A; of a whole ΔW the first 256 at most.
 
     [·, 0] where it adds nothing. Raises WeightsError for factor A of a whole ΔW, ValueError for the left side of A.

@@ -3,33 +3,38 @@
 What is decided by them, each by one function: from arrays and tables to a result whose p-values are calibrated.
 """
 
+from numbers import Real
 from typing import NamedTuple
+from typing import SupportsIndex as Index
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Float64
+from numpy.random import Generator
 from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 
 from helpers.subspaces import chance, similarity
+from helpers.subspaces.chance import Numbers
 
 LEAD_PAIRS = 500  # random pairs drawn at once
 PERMUTATIONS = 9999  # of layers, at most
 ROTATIONS = 199  # by default; p cannot fall below 1 / (ROTATIONS + 1)
 
 
-def holm(p):
+def holm(p: Numbers) -> Float64[np.ndarray, "n"]:
     """p-values corrected by Holm (1979) for being as many as they are; none if there are none."""
     return multipletests(p, method="holm")[1] if len(p) else np.empty(0)
 
 
-def lead_z(phi, other, sizes, d, draws, rng):
+def lead_z(phi: Numbers, other: Numbers, sizes: Numbers, d: Index, draws: Index, rng: Generator) -> Numbers:
     """By how many standard deviations of chance one pair of subspaces shares more than another, averaged over k.
 
     phi, other: φ(k, k) of the two pairs, [..., n], at the numbers k of leading directions in `sizes`, [n]. Their mean
     difference is held against that of two independent random pairs in R^d. It has mean 0 and twice the variance of one
     pair's mean over k, which is drawn, since the cells of a pair depend on each other. Returns z [...]; NaN where
-    chance has no spread. draws: random pairs, at least 2. rng: numpy Generator. Raises ValueError unless there is a φ
-    of either pair at every k, and as `chance.random_overlaps`.
+    chance has no spread. Raises ValueError unless there is a φ of either pair at every k, and as
+    `chance.random_overlaps`.
     """
     phi, other, sizes = (np.asarray(each) for each in (phi, other, sizes))
     if not sizes.size or {phi.shape[-1:], other.shape[-1:]} != {sizes.shape}:
@@ -42,7 +47,7 @@ def lead_z(phi, other, sizes, d, draws, rng):
     return (phi - other).mean(-1) / (spread if spread > 1e-9 else np.nan)
 
 
-def pairing_test(table, rng):
+def pairing_test(table: pd.DataFrame, rng: Generator | None) -> dict[str, float]:
     """p-value of every projection for: adapters have a higher φ with their own layer's W than with other layers'.
 
     Which W belongs to which layer is permuted, for all adapters of a layer together, and the mean φ compared; all
@@ -66,7 +71,7 @@ def pairing_test(table, rng):
     return found
 
 
-def shared_by_layers(places, i):
+def shared_by_layers(places: dict, i: Index) -> dict[str, float]:
     """Mean φ(i, i) between the W of different layers, {projection: φ}; without those that have a single layer."""
     found = {}
     for kind in dict.fromkeys(kind for kind, _ in places):
@@ -77,11 +82,13 @@ def shared_by_layers(places, i):
     return found
 
 
-def turned(places, i, j, rng, draws=ROTATIONS):
-    """φ(i, j) of the rows of `atlas.pairings` when all W are turned by one random rotation: [draws, rows].
+def turned(
+    places: dict, i: Index, j: Index, rng: Generator, draws: Index = ROTATIONS
+) -> Float64[np.ndarray, "{draws} rows"]:
+    """φ(i, j) of the rows of `atlas.pairings` when all W are turned by one random rotation.
 
     A Haar rotation is drawn for each of `draws`. The W keep their relations to each other, and so do the adapters;
-    between the two there is none but by chance. places: as from `atlas.collect`. rng: numpy Generator.
+    between the two there is none but by chance. places: as from `atlas.collect`.
     """
     frame, mix = np.linalg.qr(np.hstack([place.top[:, :i] for place in places.values()]))
     mix = mix.reshape(len(mix), len(places), i)
@@ -97,11 +104,10 @@ def turned(places, i, j, rng, draws=ROTATIONS):
     return np.array(drawn)
 
 
-def rotated_means(places, i, j, draws, rng):
-    """Means of `turned`, every untrained A being known.
+def rotated_means(places: dict, i: Index, j: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "3 {draws}"]:
+    """Means of `turned`, every untrained A being known: own (adapters with their own layer's W), untrained, elsewhere.
 
-    Returns [draws] of each of: own (adapters with their own layer's W), untrained (the same before training), elsewhere
-    (adapters with the other layers' W; 0 where there are none).
+    Untrained: own before training. Elsewhere: adapters with the other layers' W; 0 where there are none.
     """
     both = {
         key: place._replace(
@@ -117,12 +123,12 @@ def rotated_means(places, i, j, draws, rng):
     return chosen @ phi.T / np.maximum(chosen.sum(1, keepdims=True), 1)
 
 
-def monte_carlo_p(observed, drawn):
-    """p-value, one-sided, of a statistic [...] among draws from its null [draws, ...]: at least 1 / (draws + 1)."""
+def monte_carlo_p(observed: Numbers, drawn: Float[np.ndarray, "draws *shape"]) -> Numbers:
+    """p-value, one-sided, of a statistic among draws from its null: at least 1 / (draws + 1)."""
     return (1 + (drawn >= observed).sum(0)) / (1 + len(drawn))
 
 
-def own_layer(table, drawn, rng):
+def own_layer(table: pd.DataFrame, drawn: Float[np.ndarray, "draws rows"], rng: Generator) -> pd.DataFrame:
     """Do adapters have a higher φ with their own layer's W than with other layers'? By two nulls; the larger p counts.
 
     Permuted layers (`pairing_test`) are too sure where the W and the adapters drift with depth; a rotation of all W
@@ -152,21 +158,21 @@ class Growth(NamedTuple):
     """How φ goes with the rank. means: mean φ by rank. p: of the greatest rank's lead over the least, one-sided."""
 
     means: pd.Series
-    p: float
+    p: Real
 
     @property
-    def holds(self):
+    def holds(self) -> bool | None:
         """Whether the lead is beyond its null at 5 % and no step of the rank lowers the mean; None if p is unknown."""
         return None if np.isnan(self.p) else bool(self.p < 0.05 and self.means.diff().min() > 1e-9)
 
 
-def growth_with_rank(table, ranks, drawn):
+def growth_with_rank(table: pd.DataFrame, ranks: Numbers, drawn: Float[np.ndarray, "draws n"]) -> Growth:
     """Does φ grow with the rank, over modules and adapters? A `Growth`, against draws of all the φ together.
 
     Modules of one adapter are not independent, so that a t test over them is too sure; the draws carry their
     dependence. p says that these adapters' φ differ as chance would not have it, not that other runs' would.
-    table: projection, layer and phi of n adapters in their places, as from `atlas.own_layers`. ranks: [n]. drawn:
-    φ [draws, n] under the null: the columns of `turned` of adapters with their own layer's W, or for the adapters of
+    table: projection, layer and phi of n adapters in their places, as from `atlas.own_layers`; ranks: theirs. drawn: φ
+    under the null, the columns of `turned` of adapters with their own layer's W, or for the adapters of
     one module independent `chance.random_phi`. Means and lead are over the places in which a rank occurs, and both the
     least and the greatest do; p is NaN where there is none, or one rank only.
     """
@@ -182,11 +188,12 @@ def growth_with_rank(table, ranks, drawn):
     return Growth(by_rank.mean(), monte_carlo_p(rows["phi"].to_numpy() @ lead, drawn @ lead))
 
 
-def rises(phi_first, phi_last, first, last, j, d):
+def rises(phi_first: Numbers, phi_last: Numbers, first: Index, last: Index, j: Index, d: Index) -> pd.DataFrame:
     """By how much φ rises from i = first to last at this j, and how often that of chance rises by more or by less.
 
-    phi_first, phi_last: φ(first, j) and φ(last, j), [n]. Returns a DataFrame: rise, chance (its mean), p above, p
-    below; above, below: both, corrected together (Holm, 2n p-values). Raises ValueError as `chance.rise_as_phi`.
+    phi_first, phi_last: φ(first, j) and φ(last, j) of n adapters. Returns a DataFrame: rise, chance (its mean), p above
+    and p below; above and below: both corrected together (Holm, 2n p-values). Raises ValueError as
+    `chance.rise_as_phi`.
     """
     rise = np.subtract(phi_last, phi_first)
     above = chance.tail_probability(chance.rise_as_phi(rise, first, last, j), last - first, j, d)

@@ -7,6 +7,7 @@ W's own singular directions and decomposes nothing.
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from helpers.paths import resolve
 from helpers.subspaces import chance
@@ -31,8 +32,8 @@ READINGS = {  # r: {i: φ}; the random panel was black
 PLANTED = READINGS | {64: {**READINGS[64], 1176: 0.204}}
 
 
-def singular_values():
-    """Singular values [12288] of the stand-in for W_q: σ_k ∝ (k + 0.856)^−0.4755, scaled to its Frobenius norm.
+def singular_values() -> Float64[np.ndarray, f"{D}"]:
+    """Singular values of the stand-in for W_q: σ_k ∝ (k + 0.856)^−0.4755, scaled to its Frobenius norm.
 
     Fitted to the column "W_q" of Table 7: the roots of their first 4 and 64 squares are 21.67 and 37.71.
     """
@@ -40,10 +41,10 @@ def singular_values():
     return FROBENIUS_NORM * shape / np.linalg.norm(shape)
 
 
-def stand_in(rng):
-    """{r: V [12288, r]}: synthetic directions of A in the basis of W's singular directions, planted at the readings.
+def stand_in(rng: np.random.Generator) -> dict[int, Float64[np.ndarray, f"{D} r"]]:
+    """By r: synthetic directions of A in the basis of W's singular directions, planted at the readings.
 
-    rng: numpy Generator. φ at the three i of READINGS is what was read there (0.204 where it was "> 0.200") for every
+    φ at the three i of READINGS is what was read there (0.204 where it was "> 0.200") for every
     j and any seed; in between it rises evenly.
     """
     return {r: chance.planted_directions(D, shares, r, rng) for r, shares in PLANTED.items()}

@@ -3,20 +3,22 @@
 Symbols as in Hu et al. 2021 (arXiv:2106.09685v2), section 7.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
+from typing import SupportsIndex as Index
 
 import numpy as np
+from jaxtyping import Float, Float64
 
 from helpers.subspaces.directions import Decomposition, checked_matrix, decompose, decompose_product, top_directions
 
 
-def similarity_grid(u, v):
+def similarity_grid(u: Float[np.ndarray, "d I"], v: Float[np.ndarray, "d J"]) -> Float64[np.ndarray, "I J"]:
     """φ(i, j) for every i ≤ I and j ≤ J at once: one matrix product and a cumulative sum of its squares.
 
-    u: [d, I], v: [d, J], orthonormal columns. Returns φ [I, J] float64 with
-    φ[i-1, j-1] = ‖u[:, :i]ᵀ v[:, :j]‖²_F / min(i, j), the mean cos² of the principal angles, in [0, 1]
-    (Hu et al. 2021, section 7.2 and appendix G; Ham & Lee 2008).
-    Raises ValueError when the rows differ, and when φ leaves [0, 1] because columns are not orthonormal.
+    φ[i-1, j-1] = ‖u[:, :i]ᵀ v[:, :j]‖²_F / min(i, j), the mean cos² of the principal angles, in [0, 1] (Hu et al. 2021,
+    section 7.2 and appendix G; Ham & Lee 2008). Raises ValueError when the rows differ, and when φ leaves [0, 1]
+    because columns are not orthonormal.
     """
     u, v = np.asarray(u), np.asarray(v)
     if u.ndim != 2 or v.ndim != 2 or u.shape[0] != v.shape[0]:
@@ -24,8 +26,8 @@ def similarity_grid(u, v):
     return cumulative_phi(u.T @ v)
 
 
-def cumulative_phi(overlap):
-    """`similarity_grid` from its product `overlap` = Uᵀ V, [..., I, J], of one pair or many: φ of the same shape."""
+def cumulative_phi(overlap: Float[np.ndarray, "*pairs I J"]) -> Float64[np.ndarray, "*pairs I J"]:
+    """`similarity_grid` from its product `overlap` = Uᵀ V, of one pair or many."""
     rows, columns = overlap.shape[-2:]
     phi = np.square(overlap, dtype=np.float64).cumsum(-2).cumsum(-1)
     phi /= np.minimum.outer(np.arange(1, rows + 1), np.arange(1, columns + 1))
@@ -34,8 +36,8 @@ def cumulative_phi(overlap):
     return np.minimum(phi, 1.0)
 
 
-def phi(u, v, i, j):
-    """φ(i, j) between the first i columns of u [d, I] and the first j of v [d, J]: one cell of `similarity_grid`."""
+def phi(u: Float[np.ndarray, "d I"], v: Float[np.ndarray, "d J"], i: Index, j: Index) -> float:
+    """φ(i, j) between the first i columns of u and the first j of v: one cell of `similarity_grid`."""
     if not (1 <= i <= u.shape[1] and 1 <= j <= v.shape[1]):
         raise ValueError(f"φ({i}, {j}) asked of {u.shape[1]} and {v.shape[1]} directions: there are not so many")
     return float(similarity_grid(u[:, :i], v[:, :j])[-1, -1])
@@ -63,12 +65,16 @@ class Amplification(NamedTuple):
     factor_by_chance: float
 
 
-def amplification(weight, update, rank, strongest=None):
+def amplification(
+    weight: Float[np.ndarray, "out in"],
+    update: Float[np.ndarray, "out in"] | tuple[Float[np.ndarray, "out r"], Float[np.ndarray, "r in"]] | Decomposition,
+    rank: Index,
+    strongest: Float[np.ndarray, "k_or_more"] | None = None,
+) -> Amplification:
     """The row of Table 7 for W and ΔW at `rank` r (1 … rank of ΔW).
 
-    weight: W [out, in]. update: ΔW [out, in], its factors as (b [out, r], a [r, in]), which are not multiplied out, or
-    its Decomposition.
-    strongest: the r leading singular values of W, where they are known already. Raises ValueError for other shapes.
+    update: ΔW, its factors (B, A), which are not multiplied out, or its Decomposition. strongest: the r leading
+    singular values of W, where they are known already. Raises ValueError for other shapes.
     """
     weight = checked_matrix(weight, "weight")
     of_update = update
@@ -86,7 +92,9 @@ def amplification(weight, update, rank, strongest=None):
     return Amplification(rank, weight_norm, delta_norm, by_delta, by_weight, by_chance, *factors)
 
 
-def choose_window(d, available, ranks, first_i=0, last_i=0, last_j=0):
+def choose_window(
+    d: Index, available: Index, ranks: Sequence[Index], first_i: Index = 0, last_i: Index = 0, last_j: Index = 0
+) -> tuple[Index, Index, Index]:
     """The rows i and columns j to show, in data units; 0 means: choose.
 
     d: dimension of the space. available: directions that W has (its rank, at most d). ranks: directions of each
@@ -113,7 +121,7 @@ def choose_window(d, available, ranks, first_i=0, last_i=0, last_j=0):
     return first, last, last_j or min(first, most)
 
 
-def choose_pairs(ranks):
+def choose_pairs(ranks: Sequence[Index]) -> tuple[tuple[int, int] | None, tuple[int, ...] | None]:
     """Which adapters to hold against each other, as positions in `ranks`.
 
     Returns (small, large), the first of the second greatest rank and the first of the greatest (None if all ranks are

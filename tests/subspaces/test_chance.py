@@ -61,7 +61,7 @@ def test_p_values_of_a_wrong_null_are_not_uniform():
 @pytest.mark.parametrize(
     ("phi", "i", "j", "d"),
     [(0.2, 1229, 4, 12288), (0.2, 1176, 4, 12288), (0.113, 1200, 64, 12288), (0.9, 14, 4, 384), (0.9, 300, 200, 400),
-     (0.05, 14, 4, 384), (0.02, 14, 4, 384), (0.999, 3, 2, 5), (1 - 1e-9, 38, 38, 384)],
+     (0.05, 14, 4, 384), (0.02, 14, 4, 384), (0.999, 3, 2, 20), (1 - 1e-9, 38, 38, 384)],
 )  # fmt: skip
 def test_far_tail_against_many_digits(phi, i, j, d):
     """The upper tail of the matched Beta law as a series of positive terms, in 40 digits."""
@@ -102,6 +102,40 @@ def test_tail_is_as_accurate_as_it_says(d, i, j):
         logarithm, error = np.array(chance.sampled_log_tail(phi, i, j, d, 4000, np.random.default_rng(0))) / np.log(10)
         assert error < 0.06
         assert np.log10(probability) == pytest.approx(logarithm, abs=max(off, -relative * logarithm) + 3 * error)
+
+
+@pytest.mark.parametrize(
+    ("d", "i", "j"), [(4, 2, 2), (6, 3, 3), (8, 3, 4), (12, 3, 4), (12, 6, 6), (12, 9, 8), (12, 10, 2), (19, 5, 9)]
+)
+def test_tail_in_few_dimensions_is_what_is_counted(d, i, j):
+    """Where no Beta law is close: against whole matrices, as often as they can be counted, and on by sampling."""
+    assert d < chance.SAMPLED_BELOW
+    phi, stated = drawn_phi(np.random.default_rng(20), d, i, j, 200_000), np.array([0.5, 0.05, 5e-3, 1e-3])
+    true = np.array([(phi >= critical).mean() for critical in chance.critical_phi(stated, i, j, d)])
+    assert np.all(abs(true / stated - 1) < 0.06 + 4 / np.sqrt(stated * len(phi)))
+    far = chance.critical_phi(1e-9, i, j, d)
+    logarithm, error = chance.sampled_log_tail(far, i, j, d, 20_000, np.random.default_rng(21))
+    assert np.log(1e-9) == pytest.approx(logarithm, abs=0.3 + 4 * error)
+
+
+def test_a_beta_law_in_few_dimensions_is_not_what_is_counted(monkeypatch):
+    """The check above can fail."""
+    phi = drawn_phi(np.random.default_rng(20), 4, 2, 2, 200_000)
+    critical = chance.critical_phi(1e-3, 2, 2, 4)
+    monkeypatch.setattr(chance, "SAMPLED_BELOW", 4)
+    assert (phi >= chance.critical_phi(1e-3, 2, 2, 4)).mean() > 5e-3
+    assert chance.critical_phi(1e-3, 2, 2, 4) < critical - 0.01
+
+
+def test_a_sampled_tail_has_no_gap_at_its_ends_and_no_chance_in_it():
+    phi = np.linspace(0, 1, 2001)
+    logs = chance.log_tail_probability(phi, 3, 4, 8)
+    assert (logs[0], logs[-1]) == (0, -np.inf)
+    assert (np.diff(logs) <= 0).all()
+    near = 1 - np.array([1e-6, 1e-7])  # there P is a power of 1 - φ, 3 (8 - 4) / 2
+    assert np.diff(chance.log_tail_probability(near, 3, 4, 8)) == pytest.approx(-6 * np.log(10))
+    chance._sampled_tail.cache_clear()
+    np.testing.assert_array_equal(chance.log_tail_probability(phi, 4, 3, 8), logs)  # drawn again; either way round
 
 
 def test_tail_at_the_papers_own_cell():
@@ -308,6 +342,14 @@ def test_grid_agrees_with_its_cells_and_edges():
     assert (chance.mean(1, 1, 1), chance.variance(1, 1, 1)) == (1, 0)
 
 
+def test_a_difference_is_held_against_that_of_two_random_pairs(rng):
+    one, other = (drawn_phi(rng, 60, 14, 4, 4000) for _ in range(2))
+    z = chance.difference_z(one, other, 14, 4, 60)
+    assert z.std() == pytest.approx(1, abs=0.05)
+    assert chance.difference_z(0.3, 0.3, 14, 4, 60) == 0
+    assert np.isnan(chance.difference_z(1.0, 1.0, 60, 4, 60))
+
+
 def test_random_projections_of_a_weight_have_the_closed_form_as_their_root_mean_square(rng):
     weight = rng.standard_normal((20, 30)) * np.linspace(3, 0, 30)
     squares = chance.projection_norms(weight, 4, 3000, np.random.default_rng(1)) ** 2
@@ -332,7 +374,7 @@ def test_variance_at_the_papers_size_does_not_overflow():
         ("a", 1, 5, "i is a"),
     ],
 )
-def test_refuses_what_is_no_dimension(i, j, d, message):
+def test_refuses_what_is_no_dimension(i, j, d, message, unchecked):
     rng = np.random.default_rng(0)
     for refused in (
         lambda: chance.mean(i, j, d),
@@ -355,7 +397,7 @@ def test_refuses_a_phi_that_is_none(phi):
 
 
 @pytest.mark.parametrize("draws", [1, 0, -3, 2.5])
-def test_refuses_too_few_draws(draws):
+def test_refuses_too_few_draws(draws, unchecked):
     for draw in (chance.random_phi, chance.random_overlaps, chance.least_log_tails):
         with pytest.raises(ValueError, match=f"draws is {draws}: expected an integer of at least 2"):
             draw(3, 2, 9, draws, np.random.default_rng(0))

@@ -61,7 +61,7 @@ def test_projector_distance_identity(rng):
     assert distance == pytest.approx(6 + 9 - 2 * 6 * subspaces.phi(u, v, 6, 9))
 
 
-def test_grid_refuses_what_is_not_orthonormal_or_does_not_fit(rng):
+def test_grid_refuses_what_is_not_orthonormal_or_does_not_fit(rng, unchecked):
     u = basis(rng, 20, 3)
     with pytest.raises(ValueError, match="same d"):
         subspaces.similarity_grid(u, basis(rng, 21, 3))
@@ -160,7 +160,7 @@ def test_auto_is_exact_above_and_below_the_size_where_it_changes_method(rng):
         (np.full((4, 4), np.inf), 1, {}, "NaN or Inf"),
     ],
 )
-def test_top_directions_refuses(matrix, k, kwargs, message):
+def test_top_directions_refuses(matrix, k, kwargs, message, unchecked):
     with pytest.raises(ValueError, match=message):
         subspaces.top_directions(matrix, k, **kwargs)
 
@@ -186,7 +186,7 @@ def test_low_rank_directions_do_not_depend_on_how_the_product_is_factored(rng):
     )
 
 
-def test_low_rank_directions_drop_what_the_product_has_not(rng):
+def test_low_rank_directions_drop_what_the_product_has_not(rng, unchecked):
     b, a = rng.standard_normal((30, 2)) @ rng.standard_normal((2, 5)), rng.standard_normal((5, 30))
     assert subspaces.low_rank_directions(b, a).vectors.shape == (30, 2)
     with pytest.raises(ValueError, match="compare factor A"):
@@ -220,8 +220,11 @@ def test_amplification_against_its_definition_and_monte_carlo(rng):
     draws = np.array([np.sum((basis(rng, 30, 3).T @ weight @ basis(rng, 40, 3)) ** 2) for _ in range(2000)])
     assert row.by_chance**2 == pytest.approx(draws.mean(), abs=4 * draws.std() / np.sqrt(len(draws)))
     assert subspaces.amplification(weight, weight, 3).by_delta == pytest.approx(row.by_weight)
+
+
+def test_amplification_refuses_another_shape(rng, unchecked):
     with pytest.raises(ValueError, match="same shape"):
-        subspaces.amplification(weight, delta.T, 3)
+        subspaces.amplification(rng.standard_normal((30, 40)), rng.standard_normal((40, 30)), 3)
 
 
 def test_window_is_the_papers_share_of_the_spectrum_by_default():

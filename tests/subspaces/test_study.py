@@ -231,6 +231,89 @@ def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(pla
     assert means[0].std() > independent[0].std()  # the same W everywhere: its means scatter more
 
 
+def mixed(places):
+    """The same places, the projections of one layer after another."""
+    return dict(sorted(places.items(), key=lambda place: place[0][1]))
+
+
+@pytest.mark.parametrize("order", [dict, mixed])
+def test_turned_by_nothing_the_table_is_what_it_was(places, monkeypatch, rng, order):
+    """Column by column, in whatever order the places come; and a rotation in it is the same for all W."""
+    found = order(places[0])
+    frame = np.linalg.qr(np.hstack([place.top for place in found.values()]))[0]
+    monkeypatch.setattr(chance, "random_directions", lambda *_: frame)
+    table = atlas.pairings(found, TOP, J)
+    np.testing.assert_allclose(nulls.turned(found, TOP, J, rng, 2), [table["phi"]] * 2, atol=1e-12)
+    turn = np.linalg.qr(rng.standard_normal((D, D)))[0]
+    monkeypatch.setattr(chance, "random_directions", lambda *_: turn @ frame)
+    by_hand = atlas.pairings({key: place._replace(top=turn @ place.top) for key, place in found.items()}, TOP, J)
+    np.testing.assert_allclose(nulls.turned(found, TOP, J, rng, 1)[0], by_hand["phi"], atol=1e-12)
+    np.testing.assert_allclose(
+        nulls.turned(found, TOP, J - 1, rng, 1)[0],
+        atlas.pairings({key: place._replace(top=turn @ place.top) for key, place in found.items()}, TOP, J - 1)["phi"],
+        atol=1e-12,
+    )
+
+
+def test_an_adapters_own_layer_by_both_nulls(places):
+    table = atlas.pairings(places[0], TOP, J)
+    found = nulls.own_layer(table, nulls.turned(places[0], TOP, J, np.random.default_rng(0)), np.random.default_rng(0))
+    assert found["projection"].tolist() == ["q_proj", "v_proj"]
+    assert found["permutation"].tolist() == list(nulls.pairing_test(table, np.random.default_rng(0)).values())
+    assert found["rotation"][0] < 0.02 < found["rotation"][1]
+    assert found["p"].tolist() == found[["permutation", "rotation"]].max(axis=1).tolist()
+    assert found["p_holm"].tolist() == nulls.holm(found["p"]).tolist()
+    assert found["least"].tolist() == pytest.approx([1 / 6] * 2)  # three layers
+    own = table[(table["layer"] == table["weight_layer"]) & (table["projection"] == "q_proj")]
+    assert found["own"][0] == pytest.approx(own["phi"].mean())
+    alone = {key: place for key, place in places[0].items() if key[1] == 0}
+    table = atlas.pairings(alone, TOP, J)
+    rng = np.random.default_rng(0)
+    assert nulls.own_layer(table, nulls.turned(alone, TOP, J, rng, 2), rng).empty
+
+
+def test_a_p_value_by_draws_counts_the_observed():
+    drawn = np.array([[0.1, 3.0], [0.2, 1.0], [0.3, 2.0]])
+    assert nulls.monte_carlo_p(np.array([0.2, 9.0]), drawn).tolist() == [0.75, 0.25]
+
+
+def growing(by_rank):
+    """A table of places with the φ of adapters of some ranks, {place: {rank: [φ]}}, and the ranks of its rows."""
+    rows = [("q", place, phi, rank) for place, of in by_rank.items() for rank, many in of.items() for phi in many]
+    table = pd.DataFrame(rows, columns=["projection", "layer", "phi", "rank"])
+    return table.drop(columns="rank"), table["rank"].tolist()
+
+
+def test_growth_with_rank_is_that_within_the_places(rng):
+    """The lead is over the places that have both ends, whatever else a place has."""
+    table, ranks = growing({0: {4: [0.1], 8: [0.2], 64: [0.3, 0.5]}, 1: {4: [0.2], 64: [0.3]}, 2: {8: [0.9]}})
+    drawn = rng.uniform(size=(199, len(table)))
+    by_hand = (drawn[:, [2, 3]].mean(1) - drawn[:, 0] + drawn[:, 5] - drawn[:, 4]) / 2
+    growth = nulls.growth_with_rank(table, ranks, drawn)
+    assert growth.p == (1 + (by_hand >= (0.3 + 0.1) / 2).sum()) / 200
+    assert growth.means.to_dict() == pytest.approx({4: 0.15, 8: 0.55, 64: 0.35})
+    assert growth.holds is False  # it falls from 8 to 64
+    table, ranks = growing({0: {4: [0.1], 8: [0.2]}, 1: {4: [0.2], 8: [0.4]}})
+    assert nulls.growth_with_rank(table, ranks, drawn[:, :4] / 100).holds is True
+    assert nulls.growth_with_rank(table, ranks, drawn[:, :4]).holds is False
+    for apart in ({0: {4: [0.1]}, 1: {8: [0.2]}}, {0: {4: [0.1, 0.2]}}):
+        table, ranks = growing(apart)
+        assert nulls.growth_with_rank(table, ranks, drawn[:, :2]).holds is None
+
+
+def test_rises_above_and_below_chance_are_corrected_together():
+    first, last, d = 6, 18, 60
+    found = nulls.rises([0.1, 0.1, 0.1], [0.55, 0.3, 0.11], first, last, 4, d)
+    assert found["rise"].tolist() == pytest.approx([0.45, 0.2, 0.01])
+    assert found["chance"].tolist() == [0.2] * 3
+    p = chance.tail_probability(found["rise"].to_numpy(), last - first, 4, d)  # φ of the block: 4 directions in 12
+    assert found["p above"].tolist() == pytest.approx(p.tolist())
+    corrected = nulls.holm([*p, *(1 - p)])
+    assert found[["above", "below"]].to_numpy().T.ravel().tolist() == pytest.approx(corrected.tolist())
+    assert found["above"][0] < 0.05 < found["above"][1]
+    assert found["below"][2] < 0.05 < found["below"][1]
+
+
 def test_holms_correction():
     """Holm 1979: the k-th smallest of n times n − k + 1, never falling, at most 1."""
     assert nulls.holm([0.04, 0.001, 0.02, 0.9]) == pytest.approx([0.08, 0.004, 0.06, 0.9])
