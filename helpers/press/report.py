@@ -262,10 +262,11 @@ def _raised(markdown):
     return re.sub(f"[{RAISED}]+", lambda found: f"<sup>{found[0].translate(LOWERED)}</sup>", markdown)
 
 
-def _table(frame, caption, kind="numbers"):
+def _table(frame, caption, kind="numbers", folded=False):
     formats = {name: _decimals(frame[name]) for name in frame.select_dtypes("float")}
     options = {"index": False, "escape": True, "border": 0, "na_rep": "–", "justify": "inherit"}
     shown = frame.rename_axis(columns=None).to_html(classes=kind, formatters=formats, **options)
+    shown = f"<details><summary>{len(frame)} rows</summary>{shown}</details>" if folded else shown
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{_raised(shown)}</figure>"
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from tqdm import tqdm
 
 from helpers.subspaces import chance, nulls, similarity
+from helpers.subspaces.inputs import Inputs
 from helpers.values import Nothing, computed
 from helpers.weights import modules
 
@@ -27,10 +28,12 @@ class Place(NamedTuple):
     found: dict[str, tuple[Float64[np.ndarray, "d j"], Float64[np.ndarray, "d j"] | None]]
 
 
-def collect(study, projection, i, j, d, factor="A", side="right"):
+def collect(
+    study: Inputs, projection: str, i: Index, j: Index, d: Index, factor: str = "A", side: str = "right"
+) -> tuple[dict[Index, Place], list[str]]:
     """The directions of W and of the adapters in every layer that has a projection.
 
-    study: a `Similarity` with a base. projection: a module, which stands for its counterparts in all layers. d:
+    study: with a base and labels. projection: a module, which stands for its counterparts in all layers. d:
     dimension that the directions must have. The untrained A is known for factor "A", where the adapter has its file.
 
     Returns ({layer: Place}, left_out): modules are left out that have another dimension, fewer than i directions, or an
@@ -63,9 +66,11 @@ def pairings(places: dict[tuple, Place], i: Index, j: Index) -> pd.DataFrame:
     """
     rows = [
         [kind, layer, other, name, *(np.nan if v is None else similarity.phi(weight.top, v, i, j) for v in pair)]
-        for (kind, layer), place in places.items()
-        for (weight_kind, other), weight in places.items()
-        if weight_kind == kind
+        for kind in dict.fromkeys(kind for kind, _ in places)
+        for (mine, layer), place in places.items()
+        if mine == kind
+        for (its, other), weight in places.items()
+        if its == kind
         for name, pair in place.found.items()
     ]
     return pd.DataFrame(rows, columns=["projection", "layer", "weight_layer", "adapter", "phi", "untrained"])
@@ -96,7 +101,7 @@ class Survey(NamedTuple):
     left_out: list
 
 
-def survey(study, factor, side):
+def survey(study: Inputs, factor: str, side: str) -> Survey:
     """The Survey of the study's module and, beside a query, of the value.
 
     i and j are the study's where the directions live in its R^d; where they live in another, i is chosen from its size.

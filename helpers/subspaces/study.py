@@ -19,7 +19,7 @@ LEADING = (1, 4, 16, 64)  # numbers k of leading directions in which two adapter
 DRAWS = 99  # of random directions beside amplification
 
 
-def adapter_names(ranks):
+def adapter_names(ranks: list[int]) -> list[str]:
     """Names of adapters by rank, primed where a rank comes again: `r = 64`, `r = 64′`."""
     return [f"r = {rank}" + PRIME * ranks[:n].count(rank) for n, rank in enumerate(ranks)]
 

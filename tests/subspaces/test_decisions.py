@@ -62,7 +62,7 @@ def over_layers(rng):
     growth = nulls.growth_with_rank(layers, layers["adapter"].map(RANKS), drawn[:, own])
     weak, strong = layers["phi"].to_numpy().reshape(LAYERS, -1).T
     decided = {
-        "any_beyond_chance": layers["p_holm"].min() < 0.05,
+        "any_beyond_chance": nulls.holm(layers["p"]).min() < 0.05,
         "its_own_weight": special["p_holm"].max() < 0.05,
         "(its_own_weight)": special["permutation"].max() < 0.05,
         "grows_with_rank_over_layers": growth.holds,

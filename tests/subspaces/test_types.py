@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from helpers import subspaces
-from helpers.subspaces import atlas, chance, directions, nulls, paper, similarity, study
+from helpers.subspaces import atlas, chance, directions, inputs, nulls, paper, similarity, study
 
-MODULES = [atlas, chance, directions, nulls, paper, similarity, study]
+MODULES = [atlas, chance, directions, inputs, nulls, paper, similarity, study]
 FUNCTIONS = [
     function
     for module in MODULES
@@ -26,7 +26,7 @@ def test_every_public_function_says_what_it_takes_and_returns(function):
 
 
 def test_there_are_some():
-    assert {subspaces.phi, chance.mean, nulls.holm, study.random_adapter} <= set(FUNCTIONS)
+    assert {subspaces.phi, chance.mean, nulls.holm, inputs.random_adapter} <= set(FUNCTIONS)
 
 
 def test_what_has_another_shape_is_refused_here():
