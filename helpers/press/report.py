@@ -23,7 +23,7 @@ from IPython.display import HTML, Image, Markdown, display
 from threadpoolctl import threadpool_info
 
 from helpers.paths import ROOT, resolve
-from helpers.show.words import fill
+from helpers.show.words import fill, p_value
 from helpers.values import Nothing
 
 PACKAGES = [
@@ -42,6 +42,7 @@ FIGURE_DPI = 144
 RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 LOWERED = str.maketrans(RAISED, "−0123456789")
 HOLDS = {"below": operator.lt, "above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
+PROBABILITY = re.compile("p|p[_ ].*")  # names of columns
 HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
 
@@ -49,7 +50,7 @@ class Report:
     """Claims, tables and provenance of one run of a notebook.
 
     notebook: its name. parameters: {name: value}. results: where `finish` writes the JSON result file; empty: nowhere.
-    A place for the answer is shown where the report is made; `finish` fills it with the findings.
+    Where the report is made the answer is shown, once `finish` has filled it in: a sentence, the picture, the findings.
     """
 
     def __init__(self, notebook, parameters, results=""):
@@ -57,13 +58,11 @@ class Report:
         self.notebook = notebook
         self.parameters = {name: value for name, value in parameters.items() if name != "results"}
         self.results = results
-        self.claims, self.tables, self.findings, self.hashes = [], {}, [], {}
+        self.claims, self.tables, self.findings, self.hashes, self.figures = [], {}, [], {}, 0
         self.reason = None  # that was said last, if nothing was shown since
-        self.answer = display(
-            Markdown("*The answer stands here once the notebook has run to its end.*"), display_id=True
-        )
-        self.picture = display(Markdown("&nbsp;"), display_id=True)
-        self.pictured = False
+        waiting = ("*The answer stands here once the notebook has run to its end.*", "&nbsp;", "&nbsp;")
+        self.answer, self.picture, self.rest = (display(Markdown(text), display_id=True) for text in waiting)
+        self.pictured = ""  # what the picture at the top shows
 
     def hash_inputs(self, files):
         """Record the hash of files that the numbers come from."""
@@ -72,14 +71,15 @@ class Report:
     def say(self, sentence, *tables, **named):
         """Show a sentence with computed numbers, its slots filled as `words.fill` does, or why there are none.
 
-        Wrap names that come from files in `literal`. Returns what was shown, without marks.
+        Wrap names that come from files in `literal`.
         """
-        filled = _filled(sentence, tables, named)
+        self._say(_filled(sentence, tables, named))
+
+    def _say(self, filled):
         if isinstance(filled, Nothing):
             return self._say_why(filled)
         display(Markdown(_raised(filled)))
         self.reason = None
-        return filled
 
     def _say_why(self, nothing):
         """Say a reason, once where several things in a row have it."""
@@ -88,8 +88,10 @@ class Report:
             self.reason = nothing.reason
 
     def finding(self, sentence, *tables, first=False, **named):
-        """Show a sentence as `say` does, and take it into the answer at the top, as its first sentence if asked."""
-        if filled := self.say(sentence, *tables, **named):
+        """Show a sentence as `say` does, and take it into the answer at the top, above the picture if it is the first."""
+        filled = _filled(sentence, tables, named)
+        self._say(filled)
+        if not isinstance(filled, Nothing):
             self.findings.insert(0 if first else len(self.findings), filled)
 
     def claim(self, name, value, *, says="", source, found="", tables=(), unless="", **named):
@@ -121,7 +123,7 @@ class Report:
         )
         claim = {"name": name, "statement": says, "statistic": statistic, "threshold": threshold}
         self.claims.append({**claim, "holds": holds, "source": source, "found": found})
-        told = found and f"*Found:* {found}. "
+        told = found and f"*Found:* {escaped(found)}. "
         self.say(f"*Claim* ({source}): {says} {told}**{verdict(holds).capitalize()}.**")
 
     def table(self, name, frame, caption, shown=None, folded=False, **named):
@@ -141,10 +143,10 @@ class Report:
         self.reason = None
 
     def figure(self, figure, alt, *tables, top=False, **named):
-        """Show a matplotlib figure, or why there is none.
+        """Show a matplotlib figure with its number and a caption, or why there is none.
 
-        alt: what a sighted reader takes from it, with the numbers; filled as `words.fill` does. top: show it under the
-        answer, where the report was made, and not here.
+        alt: what a sighted reader takes from it, with the numbers; filled as `words.fill` does. It is the caption, too.
+        top: show it under the answer, where the report was made, and not here.
         """
         alt = _filled(alt, tables, named)
         for each in (figure, alt):
@@ -153,12 +155,13 @@ class Report:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
         picture = Image(png.getvalue(), alt=alt, width=round(figure.get_figwidth() * 96))
+        self.reason, caption = None, _raised(escaped(alt))
         if top:
-            self.pictured = True
+            self.pictured = f"**The picture.** {caption}"
             self.picture.update(picture)
         else:
-            display(picture)
-        self.reason = None
+            self.figures += 1
+            display(picture, Markdown(f"**Figure {self.figures}.** {caption}"))
 
     def explore(self, explorer):
         """Show an `explore.Explorer`, or why there is none."""
@@ -173,9 +176,11 @@ class Report:
         for name in ("statistic", "threshold"):
             claims[name] = ["–" if pd.isna(value) else f"{value:.3g}" for value in claims[name]]
         display(HTML(f"<h2>Claims</h2>{_table(claims, tally(self.claims), 'claims')}"))
-        self.answer.update(Markdown("**In short**\n" + "".join(f"\n- {_raised(finding)}" for finding in self.findings)))
+        answer, *findings = map(_raised, self.findings or [""])
+        self.answer.update(Markdown(answer))
         if not self.pictured:
             self.picture.update(Markdown(""))
+        self.rest.update(Markdown("\n".join([self.pictured, "", *(f"- {finding}" for finding in findings)])))
         provenance = self.provenance()
         display(HTML(_provenance_list(self.parameters, provenance)))
         if self.results:
@@ -263,7 +268,10 @@ def _raised(markdown):
 
 
 def _table(frame, caption, kind="numbers", folded=False):
-    formats = {name: _decimals(frame[name]) for name in frame.select_dtypes("float")}
+    formats = {
+        name: p_value if PROBABILITY.fullmatch(str(name)) else _decimals(frame[name])
+        for name in frame.select_dtypes("float")
+    }
     options = {"index": False, "escape": True, "border": 0, "na_rep": "–", "justify": "inherit"}
     shown = frame.rename_axis(columns=None).to_html(classes=kind, formatters=formats, **options)
     shown = f"<details><summary>{len(frame)} rows</summary>{shown}</details>" if folded else shown
@@ -271,8 +279,14 @@ def _table(frame, caption, kind="numbers", folded=False):
 
 
 def _decimals(column):
-    """A format with as many decimals as a column's greatest number leaves room for: 0.1234, 1.234, 12.34, 123.4."""
-    greatest = column[column.abs() < math.inf].abs().max()
+    """A format with as many decimals as a column's greatest number leaves room for: 0.1234, 1.234, 12.34, 123.4.
+
+    Three significant digits each where they lie further apart than that would show.
+    """
+    sizes = column[(column != 0) & (column.abs() < math.inf)].abs()
+    greatest = sizes.max()
+    if greatest > 3000 * sizes.min():
+        return "{:.3g}".format
     digits = 4 - len(str(int(greatest))) if greatest >= 1 else 4
     return ("{:." + str(max(digits, 0)) + "f}").format
 

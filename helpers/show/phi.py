@@ -102,12 +102,13 @@ class PhiRow:
             for colour, edge in (("black", 3), ("white", 1))
         ]
         for axes in self.panels:
-            axes.set_xlabel("$j$")
-            axes.set_title("", fontsize="medium", animated=True)
+            axes.set_title("", fontsize="small", animated=True)
             axes.tick_params(length=3, labelleft=own_rows or axes is self.panels[0])
             for spine in axes.spines.values():
                 spine.set(animated=True, zorder=3)
         self.panels[0].set_ylabel("$i$")
+        for bottom_of_row, name in [(below, "$j$"), (0, "$i$")][: 1 + bool(below)]:
+            self.figure.text((left + right) / 2, (bottom_of_row + 0.1) / height, name, ha="center")
         self.bar_axes = self.figure.add_axes((right + 0.25 / width, bottom, 0.14 / width, top - bottom), animated=True)
         self.bar = self.figure.colorbar(self.images[0], cax=self.bar_axes)
         grey = {
@@ -198,7 +199,7 @@ def headline(panels, title, first_i, colours, chance, curves, band):
         axes.plot(i, trained, color=sns.color_palette("colorblind")[0], label="trained")
         if untrained is not None:
             axes.plot(i, untrained, "--", color=sns.color_palette("colorblind")[1], label="untrained")
-        axes.set(xlabel="$i$", xlim=(i[0], i[-1]) if len(i) > 1 else None)
+        axes.set_xlim((i[0], i[-1]) if len(i) > 1 else None)
     row.below[0].set_ylabel(r"$\phi$ − chance")
     right = 1 - 1.28 / row.figure.get_figwidth()
     row.figure.legend(
@@ -402,7 +403,7 @@ def learning_curves(curves, yardsticks, texts):
 
 def set_title(figure, title):
     """Give a figure its title, broken into lines that fit its width."""
-    figure.suptitle(_folded(title, figure), fontsize="large")
+    figure.suptitle(_folded(title, figure), fontsize="large", parse_math=False)
 
 
 def _folded(title, figure):

@@ -155,15 +155,10 @@ def own_layer(table: pd.DataFrame, drawn: Float[np.ndarray, "draws rows"], rng: 
 
 
 class Growth(NamedTuple):
-    """How φ goes with the rank. means: mean φ by rank. p: of the greatest rank's lead over the least, one-sided."""
+    """How φ goes with the rank. means: mean φ by rank, `r = 4`. p: of the greatest rank's lead over the least, one-sided."""
 
     means: pd.Series
     p: Real
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the lead is beyond its null at 5 % and no step of the rank lowers the mean; None if p is unknown."""
-        return None if np.isnan(self.p) else bool(self.p < 0.05 and self.means.diff().min() > 1e-9)
 
 
 def growth_with_rank(table: pd.DataFrame, ranks: Numbers, drawn: Float[np.ndarray, "draws n"]) -> Growth:
@@ -178,14 +173,14 @@ def growth_with_rank(table: pd.DataFrame, ranks: Numbers, drawn: Float[np.ndarra
     """
     rows = table[["projection", "layer", "phi"]].assign(rank=np.asarray(ranks)).reset_index(drop=True)
     by_rank = rows.pivot_table(index=["projection", "layer"], columns="rank", values="phi")
-    least, greatest = rows["rank"].min(), rows["rank"].max()
+    least, greatest, means = rows["rank"].min(), rows["rank"].max(), by_rank.mean().rename("r = {}".format)
     both = by_rank[[least, greatest]].notna().all(axis=1).rename("both")
     if least == greatest or not both.any():
-        return Growth(by_rank.mean(), np.nan)
+        return Growth(means, np.nan)
     same = rows.groupby(["projection", "layer", "rank"])["phi"].transform("size")
     sign = (rows["rank"] == greatest).astype(int) - (rows["rank"] == least)
     lead = (sign / same * rows.join(both, on=["projection", "layer"])["both"] / both.sum()).to_numpy(float)
-    return Growth(by_rank.mean(), monte_carlo_p(rows["phi"].to_numpy() @ lead, drawn @ lead))
+    return Growth(means, monte_carlo_p(rows["phi"].to_numpy() @ lead, drawn @ lead))
 
 
 def rises(phi_first: Numbers, phi_last: Numbers, first: Index, last: Index, j: Index, d: Index) -> pd.DataFrame:

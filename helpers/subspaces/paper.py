@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from helpers.paths import resolve
-from helpers.subspaces import chance
+from helpers.subspaces import chance, similarity
 
 NAMES = ("lora_numbers", "lora_table_7", "figure_8_axes", "figure_8_readings")
 FILES = [resolve(f"data/published/{name}.csv") for name in NAMES]
@@ -39,6 +39,15 @@ def singular_values() -> Float64[np.ndarray, f"{D}"]:
     """
     shape = (np.arange(1, D + 1) + 0.856) ** -0.4755
     return FROBENIUS_NORM * shape / np.linalg.norm(shape)
+
+
+def amplification() -> pd.DataFrame:
+    """Table 7 of GPT-3 in the fields of `similarity.Amplification`; the factors are quotients of its rounded norms."""
+    rows = {
+        f"GPT-3, r = {r}": [r, FROBENIUS_NORM, delta, by_delta, by_weight, random, delta / by_delta, delta / random]
+        for r, (delta, by_delta, by_weight, random) in TABLE_7.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=similarity.Amplification._fields)
 
 
 def stand_in(rng: np.random.Generator) -> dict[int, Float64[np.ndarray, f"{D} r"]]:

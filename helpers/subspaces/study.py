@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from helpers.subspaces import atlas, chance, nulls, similarity
+from helpers.subspaces import atlas, chance, nulls, paper, similarity
 from helpers.subspaces.inputs import Inputs, random_adapter
 from helpers.values import Nothing, computed
 from helpers.weights import modules
@@ -177,45 +177,33 @@ class Similarity(Inputs):
         adapter's; NaN where both have j directions and cannot differ.
         """
         if not self.base or self.parameters.factor != "A":
-            empty = Nothing("these are directions of B A" if self.base else "no base is given")
-            return empty
-        top, rows = self.top(self.module, self.i).vectors, []
+            return Nothing("these are directions of B A" if self.base else "no base is given")
+        top, rows, place = self.top(self.module, self.i).vectors, [], (self.i, self.j, self.d)
         for n in range(len(self.updates)):
             found = [self.directions(self.module, n, factor).vectors for factor in ("A", "BA")]
             both = [similarity.phi(top, v, self.i, self.j) if v.shape[1] >= self.j else np.nan for v in found]
             may_differ = max(v.shape[1] for v in found) > self.j  # else both span one and the same space
-            z = (both[0] - both[1]) / (np.sqrt(2) * self.spread or np.nan) if may_differ else np.nan
-            rows.append([*both, self.chance, z])
+            rows.append([*both, self.chance, chance.difference_z(*both, *place) if may_differ else np.nan])
         return pd.DataFrame(rows, self.labels, ["A", "BA", "chance", "z"])
 
     @computed("grids")
     def growth(self):
-        """Rise of φ from the first row to the last at column j: rise, chance, p and p_holm of more and of less.
-
-        The rise is the share of the adapter's directions in the block of W's directions between, and has under chance
-        the law of φ at last_i − first_i. More and less are two questions, corrected together.
-        """
-        block = self.last_i - self.first_i
-        if not block:
+        """Rise of φ from the first row to the last at column j, against chance: `nulls.rises`, a row an adapter."""
+        if self.first_i == self.last_i:
             return Nothing("a single row is shown")
-        rise = pd.Series(
-            {n: self.grids[n][-1, self.j - 1] - self.grids[n][self.first_i - 1, self.j - 1] for n in self.labels}
+        first, last = (
+            [self.grids[name][i - 1, self.j - 1] for name in self.labels] for i in (self.first_i, self.last_i)
         )
-        as_phi = chance.rise_as_phi(rise.to_numpy(), self.first_i, self.last_i, self.j)
-        more = chance.tail_probability(as_phi, block, self.j, self.d)
-        more_holm, less_holm = nulls.holm([*more, *(1 - more)]).reshape(2, -1)
-        found = {"rise": rise, "chance": block / self.d, "p more": more, "p less": 1 - more}
-        return pd.DataFrame({**found, "more": more_holm, "less": less_holm}).rename_axis("adapter")
+        return nulls.rises(first, last, self.first_i, self.last_i, self.j, self.d).set_index(self.labels)
 
     @computed("reading")
     def by_rank(self):
-        """Mean φ at (i, j) by r: phi, runs; `step` of it is that of the greatest r less the least, as z of chance."""
-        table = self.reading.groupby(pd.Series(self.ranks, self.labels, name="r"))["phi"].agg(["mean", "size"])
-        if len(table) < 2:
+        """How φ at (i, j) goes with r in this module: a `nulls.Growth`, against independent random pairs."""
+        if len(set(self.ranks)) < 2:
             return Nothing("the adapters have one rank")
-        table.columns = ["phi", "runs"]
-        error = self.spread * (1 / table["runs"].iloc[0] + 1 / table["runs"].iloc[-1]) ** 0.5
-        return table.assign(step=(table["phi"].iloc[-1] - table["phi"].iloc[0]) / (error or np.nan))
+        drawn = chance.random_phi(self.i, self.j, self.d, nulls.ROTATIONS * len(self.ranks), self.rng(8))
+        table = self.reading.assign(projection="", layer=0)
+        return nulls.growth_with_rank(table, self.ranks, drawn.reshape(nulls.ROTATIONS, -1))
 
     @computed()
     def projections(self):
@@ -297,10 +285,10 @@ class Similarity(Inputs):
     def query_lead(self):
         """By how much two runs share more of their queries than of their values: mean difference, z of random pairs."""
         table, roles = self.agreeing("runs"), {modules.role(name): short for short, name in self.projections.items()}
-        if isinstance(table, Nothing) or not {"q", "v"} <= roles.keys():
-            return (
-                table if isinstance(table, Nothing) else Nothing("there is no pair of a query and a value to compare")
-            )
+        if isinstance(table, Nothing):
+            return table
+        if not {"q", "v"} <= roles.keys():
+            return Nothing("there is no pair of a query and a value to compare")
         phi = table.pivot(index="k", columns="projection", values="phi")
         query, value = phi[roles["q"]], phi[roles["v"]]
         z = nulls.lead_z(query, value, phi.index, self.d, 2000, self.rng(4, 1))
@@ -308,13 +296,12 @@ class Similarity(Inputs):
 
     @computed("weight")
     def amplified(self):
-        """Table 7 (Hu et al. 2021): the fields of `Amplification`, and how many of 99 random draws hold less of W."""
+        """The fields of `Amplification`, and beaten: how many of 99 draws of random directions hold less of W."""
         rows = {}
         for n, name in enumerate(self.labels):
             rank = self.directions(self.module, n, "BA").singular_values.size
-            rank = (
-                min(rank, self.last_i) if self.factors == ["BA"] else rank
-            )  # all directions of a whole ΔW hold all of W
+            if self.factors == ["BA"]:
+                rank = min(rank, self.last_i)  # all directions of a whole ΔW hold all of W
             if rank:  # an untrained B adds nothing
                 strongest = self.top(self.module, rank).singular_values
                 row = similarity.amplification(self.weight, self.decomposition(self.module, n), rank, strongest)
@@ -324,6 +311,11 @@ class Similarity(Inputs):
             return Nothing("no adapter adds anything")
         columns = [*similarity.Amplification._fields, "beaten"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
+
+    @computed("amplified")
+    def table_7(self):
+        """The fields of `Amplification` of the adapters, and of GPT-3 as published."""
+        return pd.concat([self.amplified.drop(columns="beaten"), paper.amplification()]).rename_axis("adapter")
 
     @computed("reading")
     def start(self):
@@ -344,7 +336,7 @@ class Similarity(Inputs):
                 rows[name] = [self.reading.loc[name, "phi"], at, self.chance, similarity.phi(v, v0, n, n), n / self.d]
         columns = ["trained", "untrained", "chance", "kept", "kept by chance"]
         table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
-        return table.assign(gain=(table["trained"] - table["untrained"]) / (2**0.5 * self.spread or np.nan))
+        return table.assign(gain=chance.difference_z(table["trained"], table["untrained"], self.i, self.j, self.d))
 
     @computed("grids")
     def excess(self):

@@ -18,8 +18,8 @@ def shown(monkeypatch):
         def update(self, content):
             seen.append(("answer", content.data))
 
-    def display(content, display_id=None):
-        seen.append((type(content).__name__, content))
+    def display(*contents, display_id=None):
+        seen.extend((type(content).__name__, content) for content in contents)
         return Handle() if display_id else None
 
     monkeypatch.setattr(report, "display", display)
@@ -49,8 +49,7 @@ def test_result_file_holds_everything_and_appears_with_the_last_cell(tmp_path, s
     assert content["claims"][1]["statistic"] is None
     assert content["tables"]["t"] == {"columns": ["k", "z"], "rows": [[1, 0.5], [2, None]]}
     assert {"commit", "versions", "inputs", "threads", "seconds", "peak_memory_mb"} <= content["provenance"].keys()
-    answer = next(text for kind, text in shown if kind == "answer")
-    assert answer.endswith("\n- the answer\n- found")
+    assert [text.strip() for kind, text in shown if kind == "answer"] == ["the answer", "", "- found"]
     assert list(place.parent.iterdir()) == [place]
 
 
@@ -98,11 +97,11 @@ def test_a_reason_is_said_once_where_several_things_in_a_row_have_it(shown):
         run.figure(nothing, "alt {x}", x=nothing)
         assert run.finding("φ is {x}.", x=nothing) is None
         run.explore(nothing)
-    said = [content.data for _, content in shown[2:]]
+    said = [content.data for _, content in shown[3:]]
     assert said == ["Nothing to show: there is &#60;one&#62; adapter."]
     run.say("Something.")
     run.table("t", nothing, "caption")
-    assert [content.data for _, content in shown[2:]] == [*said, "Something.", *said]
+    assert [content.data for _, content in shown[3:]] == [*said, "Something.", *said]
     assert (run.findings, run.tables) == ([], {})
 
 
@@ -111,8 +110,13 @@ def test_a_picture_at_the_top_is_shown_where_the_report_was_made(shown):
 
     run = Report("name", {})
     run.figure(Figure(figsize=(2, 1)), "φ is {phi}", top=True, phi=0.5)
-    assert [kind for kind, _ in shown] == ["Markdown", "Markdown", "answer"]
+    assert [kind for kind, _ in shown] == ["Markdown", "Markdown", "Markdown", "answer"]
     assert shown[-1][1].startswith(b"\x89PNG")
+    run.finding("So it is.")
+    run.finish()
+    sentence, below = (text for kind, text in shown[-4:] if kind == "answer")
+    assert sentence == "So it is."
+    assert below.strip() == "**The picture.** φ is 0&#46;5"
 
 
 def test_claims_are_tallied_and_shown_with_what_was_found(shown):
@@ -193,20 +197,23 @@ def test_numbers_without_end_are_shown_and_undecided(tmp_path, shown):
     assert json.loads((tmp_path / "r.json").read_text())["tables"]["t"]["rows"] == [[None], [None], [12.5]]
 
 
-def test_figures_carry_their_text(shown):
+def test_figures_are_numbered_and_carry_their_text_as_text(shown):
     from matplotlib.figure import Figure
 
-    Report("name", {}).figure(Figure(figsize=(2, 1)), alt="a line from 0 to 1")
-    data, metadata = shown[-1][1]._repr_mimebundle_()
-    assert "image/png" in data
-    assert metadata["image/png"]["alt"] == "a line from 0 to 1"
+    run = Report("name", {})
+    for number in (1, 2):
+        run.figure(Figure(figsize=(2, 1)), alt="a *line* from 0 to 10⁻³")
+        data, metadata = shown[-2][1]._repr_mimebundle_()
+        assert "image/png" in data
+        assert metadata["image/png"]["alt"] == "a *line* from 0 to 10⁻³"
+        assert shown[-1][1].data == f"**Figure {number}.** a &#42;line&#42; from 0 to 10<sup>−3</sup>"
 
 
 def test_raised_digits_are_markup_on_the_page_and_text_in_the_file(tmp_path, shown):
     run = Report("name", {}, str(tmp_path / "r.json"))
     run.claim("c", "p is 4·10⁻⁴¹.", statistic=1, threshold=0, holds=True, source="here")
     run.finish()
-    assert "10<sup>−41</sup>." in shown[2][1].data
+    assert "10<sup>−41</sup>." in shown[3][1].data
     assert json.loads((tmp_path / "r.json").read_text())["claims"][0]["statement"] == "p is 4·10⁻⁴¹."
 
 
