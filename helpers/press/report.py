@@ -88,7 +88,7 @@ class Report:
             self.reason = nothing.reason
 
     def finding(self, sentence, *tables, first=False, **named):
-        """Show a sentence as `say` does, and take it into the answer at the top, above the picture if it is the first."""
+        """Show a sentence as `say` does, and take it into the answer at the top, above the picture if `first`."""
         filled = _filled(sentence, tables, named)
         self._say(filled)
         if not isinstance(filled, Nothing):

@@ -155,7 +155,7 @@ def own_layer(table: pd.DataFrame, drawn: Float[np.ndarray, "draws rows"], rng: 
 
 
 class Growth(NamedTuple):
-    """How φ goes with the rank. means: mean φ by rank, `r = 4`. p: of the greatest rank's lead over the least, one-sided."""
+    """How φ goes with the rank. means: mean φ by rank. p: of the greatest rank's lead over the least, one-sided."""
 
     means: pd.Series
     p: Real
