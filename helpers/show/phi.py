@@ -102,7 +102,7 @@ class PhiRow:
             for colour, edge in (("black", 3), ("white", 1))
         ]
         for axes in self.panels:
-            axes.set_title("", fontsize="small", animated=True)
+            axes.set_title("", fontsize="medium", animated=True)
             axes.tick_params(length=3, labelleft=own_rows or axes is self.panels[0])
             for spine in axes.spines.values():
                 spine.set(animated=True, zorder=3)
@@ -180,6 +180,8 @@ class PhiRow:
 def similarity_panels(panels, title, chance, first_i=1, colours=(0, 0)):
     """A `PhiRow` at rest."""
     row = PhiRow(len(panels), own_rows=len({grid.shape[0] for grid in panels.values()}) > 1)
+    for axes in row.panels:
+        axes.title.set_fontsize("small")  # of two adapters, which are longer
     return at_rest(row.show(panels, title, first_i, colours, chance))
 
 

@@ -21,42 +21,20 @@ KEPT = 256  # directions of a matrix that are remembered on either side; where m
 _memory = WeakKeyDictionary()
 
 
-class Inputs:
-    """A model and its adapters, opened, matched and checked at one module.
+class Inputs(weights.Compared):
+    """A model and its adapters at one module, with the directions of each.
 
-    parameters: with base, adapters, module, factor and side, as in `parameters.SubspaceSimilarity`. opened: other
-    Inputs, whose base and adapters are taken, not opened again. Raises WeightsError where they cannot be compared.
-
-    base: `weights.Base`, or None. updates: `weights.Updates` of each adapter. module: its full name, as the base has it
-    (without one: as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of
-    each. common: {module: names in each of the updates}, of all that base and updates have and that can be read.
+    parameters, opened: as in `weights.Compared`, which it is. Raises WeightsError where they cannot be compared.
     """
 
     def __init__(self, parameters, opened=None):
-        p = self.parameters = parameters
-        known = dict(zip(opened.parameters.adapters, opened.updates, strict=True)) if opened else {}
-        self.base = opened.base if opened else weights.open_base(p.base) if p.base else None
-        self.updates = [known.get(path) or weights.open_update(path, self.base) for path in p.adapters]
-        if len({updates.path.resolve() for updates in self.updates}) < len(self.updates):
-            raise WeightsError(f"an adapter is named twice: {list(p.adapters)}; name each once")
-        first = self.base or self.updates[0]
-        self.matches = [_matched(first, updates) for updates in self.updates]
-        shared = sorted(set.intersection(*map(set, self.matches)))
-        held = [module for module in shared if self.base is None or self.base.shape(module)]
-        self.packed = sorted(set(shared) - set(held))
-        self.common = {module: [pair[module] for pair in self.matches] for module in held}
-        self.module = self._find(first, p.module)
-        if self.base and not opened:
-            self.base.weight(self.module)  # or why it cannot be read
-        for updates, pair in zip(self.updates, self.matches, strict=True):
-            if self.module not in pair:
-                updates.find(self.module)  # says what it has instead
+        super().__init__(parameters, opened)
+        for n, (updates, name) in enumerate(zip(self.updates, self.names, strict=True)):
+            if not self.directions(self.module, n, parameters.factor).vectors.shape[1]:
                 raise WeightsError(
-                    f"{updates.label} has no counterpart of {self.module}: choose one that `inspect` shows"
+                    f"what {updates.label} adds to {name} does not rise above the rounding of its files, so it has "
+                    "no directions: choose another module, or files that are stored more finely"
                 )
-        self.names = self.common[self.module]
-        self.here = [updates.update(name) for updates, name in zip(self.updates, self.names, strict=True)]
-        self._check()
 
     @property
     def inputs(self) -> pd.DataFrame:
@@ -74,22 +52,12 @@ class Inputs:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must see of how the files were read, and of what φ of A depends on: sentences."""
-        told = []
-        for n, updates in enumerate(self.updates):
-            told += updates.notes + self._unread(n)
-            if not isinstance(self.here[n], weights.LowRank) and self.rank(self.module, n) == KEPT:
-                told.append(f"{updates.label} is a whole ΔW, of which the first {KEPT} directions are taken")
-            if self.base and self.names[n] != self.module:
-                told.append(f"{updates.label} calls the module {self.names[n]}")
-        if self.packed:
-            told.append(f"{len(self.packed)} more modules are packed in {self.base.label}, such as {self.packed[0]}")
-        return told
-
-    @property
-    def files(self) -> list:
-        """The files that base and updates are read from, sorted."""
-        return sorted({file for holder in (self.base, *self.updates) if holder for file in holder.files})
+        """What a reader must see of how the files were read: sentences."""
+        return super().notes + [
+            f"{updates.label} is a whole ΔW, of which the first {KEPT} directions are taken"
+            for n, updates in enumerate(self.updates)
+            if not isinstance(self.here[n], weights.LowRank) and self.rank(self.module, n) == KEPT
+        ]
 
     def top(self, module: str, k: Index, side: str = "right") -> Directions:
         """The k leading Directions of the base's weight of a module."""
@@ -98,11 +66,6 @@ class Inputs:
     def directions(self, module: str, n: Index, factor: str = "A", side: str = "right") -> Directions:
         """All Directions of the n-th update at a module; none, [·, 0], where it adds nothing."""
         return update_directions(self.updates[n], self.common[module][n], factor, side)
-
-    @property
-    def factors(self) -> list[str]:
-        """The factors whose directions can be compared: A only where every update has one."""
-        return ["A", "BA"] if all(isinstance(update, weights.LowRank) for update in self.here) else ["BA"]
 
     def rank(self, module: str, n: Index) -> int:
         """The rank r of the n-th update at a module; of a whole ΔW how many directions stand above rounding."""
@@ -135,69 +98,6 @@ class Inputs:
             a = updates.untrained_a(name)
             seen[name, "untrained"] = None if a is None else directions.factor_directions(a)
         return seen[name, "untrained"]
-
-    def _find(self, first, wanted):
-        """The module that is wanted, by the name of the base or by that of an adapter."""
-        try:
-            return first.find(wanted)
-        except weights.NoSuchModule:
-            for updates in self.updates:
-                name = next((name for name in updates.modules() if name == wanted), None)
-                found = [module for module, names in self.common.items() if name in names]
-                if found:
-                    return found[0]
-            raise
-
-    def _check(self):
-        p, shapes = self.parameters, [update.shape for update in self.here]
-        for n, (updates, update, name) in enumerate(zip(self.updates, self.here, self.names, strict=True)):
-            if isinstance(update, weights.Dense) and p.factor == "A":
-                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
-            if isinstance(update, weights.LowRank) and not update.a.any():
-                raise WeightsError(
-                    f"{updates.label}: A of {name} is zero and has no directions: give a trained adapter"
-                )
-            if isinstance(update, weights.LowRank) and p.factor == "BA" and not update.b.any():
-                raise WeightsError(
-                    f"{updates.label}: B of {name} is zero, so ΔW = B A is zero and has no directions: compare factor A"
-                )
-            if shapes[n] != shapes[0]:
-                raise WeightsError(
-                    f"{updates.label} adds a {shapes[n][0]} × {shapes[n][1]} matrix to {name}, but "
-                    f"{self.updates[0].label} has {shapes[0][0]} × {shapes[0][1]}: they belong to different models; "
-                    "give adapters trained on one"
-                )
-            for k in (k for k in range(n) if _equal(self.here[k], update)):
-                raise WeightsError(
-                    f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
-                    "twice, whose agreement is no finding; name it once"
-                )
-            if isinstance(update, weights.Dense) and not update.difference.any():
-                raise WeightsError(
-                    f"{name} of {updates.label} is what it is in {self.base.label}: choose one that training changed"
-                )
-            if not self.directions(self.module, n, p.factor).vectors.shape[1]:
-                raise WeightsError(
-                    f"what {updates.label} adds to {name} does not rise above the rounding of its files, so it has "
-                    "no directions: choose another module, or files that are stored more finely"
-                )
-            updates.untrained_a(name)
-
-    def _unread(self, n):
-        """What the files of the n-th update hold and no table here shows, in a sentence, if there is anything."""
-        updates, known = self.updates[n], set(self.matches[n].values())
-        others = {name: "not in the base" for name in updates.modules() if self.base and name not in known}
-        told = [f"{name} ({why})" for name, why in (others | updates.left_out).items()]
-        more = f" and {len(told) - 4} more" if len(told) > 4 else ""
-        return [f"{updates.label} also holds what is not read here: {', '.join(told[:4])}{more}"] * bool(told)
-
-
-def _matched(first, updates):
-    """`weights.match`, once for a pair of holders."""
-    seen = _memory.setdefault(updates, {})
-    if ("match", first) not in seen:
-        seen["match", first] = weights.match(first, updates)
-    return seen["match", first]
 
 
 @lru_cache(16)
@@ -267,10 +167,3 @@ def _kept(matrix, k, needed, stored):
         return directions.Decomposition(zero[0], np.zeros(1), zero[1], 0.0, 0.0, 0.0)
     found = directions.decompose(matrix, k, needed=needed, usual=stored.usual)
     return found._replace(left=found.left[:, :k].copy(), right=found.right[:, :k].copy())
-
-
-def _equal(one, other):
-    """Whether two updates are the same numbers."""
-    if isinstance(one, weights.LowRank) and isinstance(other, weights.LowRank):
-        return one.scale == other.scale and np.array_equal(one.a, other.a) and np.array_equal(one.b, other.b)
-    return type(one) is type(other) and np.array_equal(one.delta(), other.delta())

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from scipy import linalg
 
 from helpers.parameters import SubspaceSimilarity
-from helpers.subspaces import atlas, chance, directions, inputs, nulls, study
-from helpers.weights import WeightsError
+from helpers.subspaces import atlas, chance, directions, nulls, study
+from helpers.weights import WeightsError, compared
 from tests.conftest import MODULE
 
 D, TOP, J = 24, 6, 3
@@ -126,8 +126,8 @@ def test_a_study_of_other_parameters_opens_nothing_again(make_base, make_adapter
         tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(D, 4)
     save_file(tensors, one / "adapter_model.safetensors")
     found = opened(make_base(weights), one)
-    for function in ("open_base", "open_update", "match"):
-        monkeypatch.setattr(inputs.weights, function, lambda *_: places.append(1))
+    for holder, function in ((compared, "open_base"), (compared, "open_update"), (compared.modules, "match")):
+        monkeypatch.setattr(holder, function, lambda *_: places.append(1))
     other = found.replace(module=name(2, "q"), factor="BA", side="left", first_i=2, last_i=3)
     assert (other.base, other.updates, places) == (found.base, found.updates, [])
     assert (other.module, other.first_i, other.last_i) == (name(2, "q"), 2, 3)

@@ -1,0 +1,138 @@
+"""A model and its adapters at one module: opened, matched, and held against each other."""
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from helpers.weights import modules
+from helpers.weights.base import open_base
+from helpers.weights.formats import open_update
+from helpers.weights.tensors import NoSuchModule, WeightsError
+from helpers.weights.updates import Dense, LowRank
+
+_matches = WeakKeyDictionary()
+
+
+class Compared:
+    """A model and its adapters, opened, matched and checked at one module.
+
+    parameters: with base, adapters, module and factor, as in `parameters.SubspaceSimilarity`. opened: another of the
+    kind, whose base and adapters are taken, not opened again. Raises WeightsError where they cannot be compared.
+
+    base: `Base`, or None. updates: `Updates` of each adapter. module: its full name, as the base has it (without one:
+    as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of each. common:
+    {module: names in each of the updates}, of all that base and updates have and that can be read.
+    """
+
+    def __init__(self, parameters, opened=None):
+        p = self.parameters = parameters
+        known = dict(zip(opened.parameters.adapters, opened.updates, strict=True)) if opened else {}
+        self.base = opened.base if opened else open_base(p.base) if p.base else None
+        self.updates = [known.get(path) or open_update(path, self.base) for path in p.adapters]
+        if len({updates.path.resolve() for updates in self.updates}) < len(self.updates):
+            raise WeightsError(f"an adapter is named twice: {list(p.adapters)}; name each once")
+        first = self.base or self.updates[0]
+        self.matches = [_matched(first, updates) for updates in self.updates]
+        shared = sorted(set.intersection(*map(set, self.matches)))
+        held = [module for module in shared if self.base is None or self.base.shape(module)]
+        self.packed = sorted(set(shared) - set(held))
+        self.common = {module: [pair[module] for pair in self.matches] for module in held}
+        self.module = self._find(first, p.module)
+        if self.base and not opened:
+            self.base.weight(self.module)  # or why it cannot be read
+        for updates, pair in zip(self.updates, self.matches, strict=True):
+            if self.module not in pair:
+                updates.find(self.module)  # says what it has instead
+                raise WeightsError(
+                    f"{updates.label} has no counterpart of {self.module}: choose one that `inspect` shows"
+                )
+        self.names = self.common[self.module]
+        self.here = [updates.update(name) for updates, name in zip(self.updates, self.names, strict=True)]
+        self._check()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must see of how the files were read: sentences."""
+        told = []
+        for n, updates in enumerate(self.updates):
+            told += updates.notes + self._unread(n)
+            if self.base and self.names[n] != self.module:
+                told.append(f"{updates.label} calls the module {self.names[n]}")
+        if self.packed:
+            told.append(f"{len(self.packed)} more modules are packed in {self.base.label}, such as {self.packed[0]}")
+        return told
+
+    @property
+    def files(self) -> list:
+        """The files that base and updates are read from, sorted."""
+        return sorted({file for holder in (self.base, *self.updates) if holder for file in holder.files})
+
+    @property
+    def factors(self) -> list[str]:
+        """The factors whose directions can be compared: A only where every update has one."""
+        return ["A", "BA"] if all(isinstance(update, LowRank) for update in self.here) else ["BA"]
+
+    def _find(self, first, wanted):
+        """The module that is wanted, by the name of the base or by that of an adapter."""
+        try:
+            return first.find(wanted)
+        except NoSuchModule:
+            for updates in self.updates:
+                name = next((name for name in updates.modules() if name == wanted), None)
+                found = [module for module, names in self.common.items() if name in names]
+                if found:
+                    return found[0]
+            raise
+
+    def _check(self):
+        p, shapes = self.parameters, [update.shape for update in self.here]
+        for n, (updates, update, name) in enumerate(zip(self.updates, self.here, self.names, strict=True)):
+            if isinstance(update, Dense) and p.factor == "A":
+                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
+            if isinstance(update, LowRank) and not update.a.any():
+                raise WeightsError(
+                    f"{updates.label}: A of {name} is zero and has no directions: give a trained adapter"
+                )
+            if isinstance(update, LowRank) and p.factor == "BA" and not update.b.any():
+                raise WeightsError(
+                    f"{updates.label}: B of {name} is zero, so ΔW = B A is zero and has no directions: compare factor A"
+                )
+            if shapes[n] != shapes[0]:
+                raise WeightsError(
+                    f"{updates.label} adds a {shapes[n][0]} × {shapes[n][1]} matrix to {name}, but "
+                    f"{self.updates[0].label} has {shapes[0][0]} × {shapes[0][1]}: they belong to different models; "
+                    "give adapters trained on one"
+                )
+            for k in (k for k in range(n) if _equal(self.here[k], update)):
+                raise WeightsError(
+                    f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
+                    "twice, whose agreement is no finding; name it once"
+                )
+            if isinstance(update, Dense) and not update.difference.any():
+                raise WeightsError(
+                    f"{name} of {updates.label} is what it is in {self.base.label}: choose one that training changed"
+                )
+            updates.untrained_a(name)
+
+    def _unread(self, n):
+        """What the files of the n-th update hold and no table here shows, in a sentence, if there is anything."""
+        updates, known = self.updates[n], set(self.matches[n].values())
+        others = {name: "not in the base" for name in updates.modules() if self.base and name not in known}
+        told = [f"{name} ({why})" for name, why in (others | updates.left_out).items()]
+        more = f" and {len(told) - 4} more" if len(told) > 4 else ""
+        return [f"{updates.label} also holds what is not read here: {', '.join(told[:4])}{more}"] * bool(told)
+
+
+def _matched(first, updates):
+    """`modules.match`, once for a pair of holders."""
+    seen = _matches.setdefault(updates, {})
+    if first not in seen:
+        seen[first] = modules.match(first, updates)
+    return seen[first]
+
+
+def _equal(one, other):
+    """Whether two updates are the same numbers."""
+    if isinstance(one, LowRank) and isinstance(other, LowRank):
+        return one.scale == other.scale and np.array_equal(one.a, other.a) and np.array_equal(one.b, other.b)
+    return type(one) is type(other) and np.array_equal(one.delta(), other.delta())
