@@ -7,7 +7,6 @@ from helpers.subspaces.directions import (
     FULL_SVD_SIZE,
     Directions,
     decompose,
-    factor_directions,
     low_rank_directions,
     top_directions,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "choose_window",
     "cumulative_phi",
     "decompose",
-    "factor_directions",
     "low_rank_directions",
     "phi",
     "random_adapter",

@@ -79,16 +79,18 @@ def pairings(places: dict[tuple, Place], i: Index, j: Index) -> pd.DataFrame:
 def own_layers(table: pd.DataFrame, i: Index, j: Index, d: Index) -> pd.DataFrame:
     """The rows of a table from `pairings` in which an adapter meets its own W, against chance and the other layers' W.
 
-    Returns projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of
-    the other layers, NaN if there is none), chance, ratio (of phi to it), z and p of phi, untrained p.
+    Returns projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of the other
+    layers, NaN if there is none), chance, ratio (of phi to it), z and p, and both of untrained.
     """
     own = table["layer"] == table["weight_layer"]
     place = ["projection", "layer", "adapter"]
     elsewhere = table[~own].groupby(place)["phi"].mean().rename("elsewhere")
     table = table[own].drop(columns="weight_layer").join(elsewhere, on=place).reset_index(drop=True)
     table["chance"] = chance.mean(i, j, d)
-    table["ratio"], table["z"] = table["phi"] / table["chance"], chance.z_score(table["phi"], i, j, d)
-    table["p"], table["untrained p"] = (chance.tail_probability(table[name], i, j, d) for name in ("phi", "untrained"))
+    table["ratio"] = table["phi"] / table["chance"]
+    for name, of in (("", "phi"), ("untrained_", "untrained")):
+        table[f"{name}z"] = chance.z_score(table[of], i, j, d)
+        table[f"{name}p"] = chance.tail_probability(table[of], i, j, d)
     return table
 
 
@@ -181,7 +183,7 @@ class Layers:
         """
         table = self.table
         n, beyond = len(table), table[table["p_holm"] < 0.05]
-        known = nulls.holm(table["untrained p"].dropna())
+        known = nulls.holm(table["untrained_p"].dropna())
         words = "Yes, everywhere" if len(beyond) == n else "In some places" if len(beyond) else "Not detectably"
         where = ", ".join(f"{row.projection} {row.layer} ({row.adapter})" for row in beyond.itertuples())
         found = {"word": words, "cases": n, "beyond": len(beyond), "where": where or "none"}

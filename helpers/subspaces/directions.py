@@ -80,16 +80,22 @@ class Decomposition(NamedTuple):
 
 @passing
 def top_directions(
-    matrix: Float[np.ndarray, "m n"], k: Index, side: str = "right", method: str = "auto", precision: Real | None = None
+    matrix: Float[np.ndarray, "m n"],
+    k: Index | None,
+    side: str = "right",
+    method: str = "auto",
+    precision: Real | None = None,
 ) -> Directions:
-    """The k leading singular directions of `matrix`.
+    """The k leading singular directions of `matrix`; None: all, as many as its rank.
 
     side: "right" (directions in R^n) or "left" (in R^m). method: as in `decompose`. precision: unit round-off of the
     numbers as they were stored, relative to the matrix in the Frobenius norm (None: half the eps of the dtype).
     Raises ValueError for an unknown side or method, a matrix that is not 2-D, empty or not finite, and for k outside
     1 … rank, where singular values count that rise above the rounding of storing and computing.
     """
-    return decompose(matrix, k, method).directions(k, side, rounding(matrix, precision))
+    found = decompose(matrix, min(np.shape(matrix), default=0) if k is None else k, method)
+    stored = rounding(matrix, precision)
+    return found.directions(max(found.rank(stored.usual), 1) if k is None else k, side, stored)
 
 
 def decompose(
@@ -170,29 +176,6 @@ def low_rank_directions(
     if not (rank := found.rank(stored.usual)):
         raise ValueError("b @ a is zero, so it has no directions; of an untrained adapter compare factor A")
     return found.directions(rank, side, stored)
-
-
-def factor_directions(
-    a: Float[np.ndarray, "r in"],
-    b: Float[np.ndarray, "out r"] | None = None,
-    factor: str = "A",
-    side: str = "right",
-    precision: Real | None = None,
-) -> Directions:
-    """Singular directions of an adapter: of its factor "A", or of the product "BA" that is added to the weight.
-
-    b is needed for factor "BA" only. The left directions of A alone lie in R^r and meet none of W, so side "left" needs
-    factor "BA". precision, and what is raised: as in `low_rank_directions`.
-    """
-    check_choice("factor", factor, ("A", "BA"))
-    if factor == "BA":
-        return low_rank_directions(b, a, side, precision)
-    if side == "left":
-        raise ValueError(
-            'side "left" with factor "A", whose left directions lie in R^r: use factor "BA", or side "right"'
-        )
-    found, stored = _by_svd(checked_matrix(a, "a")), rounding(a, precision)
-    return found.directions(max(found.rank(stored.usual), 1), side, stored)
 
 
 def phi_errors(values: Float[np.ndarray, "k_or_more"], k: Index, perturbation: Real) -> Float64[np.ndarray, "{k}"]:

@@ -96,14 +96,14 @@ class Inputs(weights.Compared):
         seen = _memory.setdefault(updates, {})
         if (name, "untrained") not in seen:
             a = updates.untrained_a(name)
-            seen[name, "untrained"] = None if a is None else directions.factor_directions(a)
+            seen[name, "untrained"] = None if a is None else directions.top_directions(a, None)
         return seen[name, "untrained"]
 
 
 @lru_cache(16)
 def random_adapter(r: Index, d: Index, seed: Index) -> Float64[np.ndarray, "{d} {r}"]:
     """Directions of a random A, the paper's random panel: see `chance.gaussian_factor`."""
-    return directions.factor_directions(chance.gaussian_factor(r, d, np.random.default_rng(seed))).vectors
+    return directions.top_directions(chance.gaussian_factor(r, d, np.random.default_rng(seed)), None).vectors
 
 
 def weight_directions(base: weights.Base, module: str, k: Index, side: str = "right") -> Directions:

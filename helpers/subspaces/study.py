@@ -319,7 +319,7 @@ class Similarity(Inputs):
 
     @computed("reading")
     def start(self):
-        """φ at (i, j) trained and untrained: trained, untrained, chance, kept (of A's row space), kept by chance, gain.
+        """φ at (i, j) trained and untrained: trained, untrained, chance, A kept (of its row space), kept by chance, gain.
 
         gain: trained less untrained, in standard deviations of the difference of two random draws.
         """
@@ -334,7 +334,7 @@ class Similarity(Inputs):
                 n = v.shape[1]
                 at = similarity.phi(u, v0, self.i, self.j)
                 rows[name] = [self.reading.loc[name, "phi"], at, self.chance, similarity.phi(v, v0, n, n), n / self.d]
-        columns = ["trained", "untrained", "chance", "kept", "kept by chance"]
+        columns = ["trained", "untrained", "chance", "A kept", "kept by chance"]
         table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
         return table.assign(gain=chance.difference_z(table["trained"], table["untrained"], self.i, self.j, self.d))
 

@@ -57,9 +57,15 @@ def test_no_phi_moves_by_more_than_its_error_when_stored_numbers_move(rng, facto
         a2, b2 = moved(a, unit, signs_that_turn(np.eye(8) if factor == "A" else b, a, 1)), b
     else:
         a2, b2 = (moved(matrix, unit, signs_of(signs, matrix.shape, rng)) for matrix in (a, b))
-    one = subspaces.factor_directions(a, b, factor, precision=unit)
+
+    def every(a, b, precision):
+        if factor == "A":
+            return subspaces.top_directions(a, None, precision=precision)
+        return subspaces.low_rank_directions(b, a, precision=precision)
+
+    one = every(a, b, unit)
     count = one.vectors.shape[1]
-    other = subspaces.factor_directions(a2, b2, factor, precision=0.0)
+    other = every(a2, b2, 0.0)
     rounding = directions.rounding(a, unit) if factor == "A" else directions.rounding_of_product(b, a, unit)
     values = np.linalg.svd(a2 if factor == "A" else b2 @ a2)[1][:count]
     assert np.abs(values - one.singular_values).max() <= rounding.bound * (1 + 1e-6)
@@ -94,7 +100,7 @@ def test_a_difference_is_as_precise_as_the_two_models_it_is_of(rng, unit, signs)
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 def test_equal_singular_values_determine_no_direction_but_all_of_them(rng, unit):
     a = stored(np.linalg.qr(rng.standard_normal((384, 8)))[0].T, unit)
-    found = subspaces.factor_directions(a, precision=unit)
+    found = subspaces.top_directions(a, None, precision=unit)
     assert found.vectors.shape == (384, 8)
     assert (found.errors[:7] > 0.1).all()
     assert found.errors[7] < 10 * unit
@@ -112,9 +118,9 @@ def test_weak_directions_of_wide_factors_are_real(rng):
 
 def test_the_precision_of_an_array_is_that_of_its_dtype(rng):
     a = with_values(np.array([1.0, 1e-5, 1e-9]), 50, rng)
-    assert subspaces.factor_directions(a).vectors.shape[1] == 3
-    assert subspaces.factor_directions(a.astype(np.float32)).vectors.shape[1] == 2
-    assert subspaces.factor_directions(a.astype(np.float16)).vectors.shape[1] == 1
+    assert subspaces.top_directions(a, None).vectors.shape[1] == 3
+    assert subspaces.top_directions(a.astype(np.float32), None).vectors.shape[1] == 2
+    assert subspaces.top_directions(a.astype(np.float16), None).vectors.shape[1] == 1
 
 
 def test_both_sides_of_one_decomposition(rng):

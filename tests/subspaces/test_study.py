@@ -84,7 +84,7 @@ def test_own_layers_beside_the_others(places):
         assert row.elsewhere == pytest.approx(here.loc[here["weight_layer"] != row.layer, "phi"].mean())
         assert row.p == pytest.approx(chance.tail_probability(row.phi, TOP, J, D))
         assert row.z == pytest.approx(chance.z_score(row.phi, TOP, J, D))
-        assert own.loc[row.Index, "untrained p"] == chance.tail_probability(row.untrained, TOP, J, D)
+        assert own.loc[row.Index, "untrained_p"] == chance.tail_probability(row.untrained, TOP, J, D)
         assert row.ratio == pytest.approx(row.phi / (TOP / D))
     planted = own["projection"] == "q_proj"
     assert own.loc[planted, "p"].max() < 0.01 < own.loc[~planted, "p"].min()
