@@ -58,7 +58,8 @@ print(json.dumps([changed, first == again, first == drawn()]))
 
 
 def run(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "3"}  # one thread would hide that somebody asks for one
+    # not what this process has made of it; and one thread would hide that somebody asks for one
+    environment = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ} | {"OMP_NUM_THREADS": "3"}
     command = [sys.executable, "-c", STATE + "".join(words[:1]), *words[1:]]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
