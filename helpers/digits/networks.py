@@ -1,6 +1,7 @@
 """Handwritten digits: two data sets, splits by image and by writer, two small classifiers and their training."""
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -122,10 +123,10 @@ def train(model, images, labels, *, seed, epochs, patience=0, jitter=0.0, batch_
 
 def fit(architecture, images, labels, *, seed, dropout=None, **schedule):
     """(network, history): an untrained network of this seed, trained by `train` in one thread."""
-    torch.set_num_threads(1)
     options = {} if dropout is None else {"dropout": dropout}
     network = untrained(architecture, images.shape[-1], seed, **options)
-    return network, train(network, images, labels, seed=seed, **schedule)
+    with _one_thread():
+        return network, train(network, images, labels, seed=seed, **schedule)
 
 
 @torch.no_grad()
@@ -137,6 +138,16 @@ def logits(model, images, rows=1024):
 def accuracy(model, images, labels):
     """Share of the images whose largest logit is that of the label."""
     return float((logits(model, images).argmax(1).numpy() == labels).mean())
+
+
+@contextmanager
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from captum.attr import DeepLift, InputXGradient, IntegratedGradients, NoiseTunn
 from torch import nn
 
 from helpers.digits.networks import Transformer
+from helpers.parameters import BadParameter
 
 ROWS = 1024  # images in one forward pass; larger ones leave the processor's cache
 CROPPED = 1 / 8  # the most of a side that `crop` may take off at each end
@@ -43,8 +44,8 @@ def attribute(model, images, targets, method, **options):
       Zuidema 2020); one value for a patch, spread over its pixels, never negative, the same for every target. For
       `digits.Transformer`.
 
-    baseline: [h, w], what counts as absence; black (0) by default. Raises ValueError for an unknown method and for a
-    network that the method is not defined for.
+    baseline: [h, w], what counts as absence; black (0) by default. Raises ValueError for an unknown method, and
+    BadParameter for one that is not defined for the network.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
@@ -61,25 +62,25 @@ def attribute(model, images, targets, method, **options):
 
 
 def check_defined(model, method, images=None):
-    """Raise ValueError unless the method is defined for this network.
+    """Raise BadParameter unless the method is defined for this network.
 
     images: [n, h, w] to try DeepLift on, whose rules need a module of its own for every step: a network that applies
     functions, or one module twice, is told by a sum that misses the change of the logit, or by Captum's complaint.
     """
     if method == "attention_rollout" and not isinstance(model, Transformer):
-        raise ValueError(
+        raise BadParameter(
             'attention_rollout needs the attention of the bundled transformer: give model "transformer", or choose '
             "another method"
         )
     if method != "deep_lift":
         return
     if isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
-        raise ValueError("deep_lift needs modules, which a saved program no longer has: choose another method")
+        raise BadParameter("deep_lift needs modules, which a saved program no longer has: choose another method")
     leaves = [module for module in model.modules() if not list(module.children())]
     if unknown := [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, DEEP_LIFT_MODULES)]:
-        raise ValueError(f"deep_lift has no rule for {unknown[0]}, which this network uses: choose another method")
+        raise BadParameter(f"deep_lift has no rule for {unknown[0]}, which this network uses: choose another method")
     if images is not None and not _deep_lift_is_complete(model, images):
-        raise ValueError(
+        raise BadParameter(
             "deep_lift does not account for this network's logits: it needs a module of its own for every step, "
             "ReLU included; choose another method"
         )
@@ -268,7 +269,7 @@ def _deep_lift_is_complete(model, images):
 def _is_defined(model, method, images):
     try:
         check_defined(model, method, images)
-    except ValueError:
+    except BadParameter:
         return False
     return True
 

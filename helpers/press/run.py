@@ -20,7 +20,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from helpers.parameters import SCHEMAS
+from helpers.parameters import SCHEMAS, BadParameter
 from helpers.paths import ROOT
 from helpers.press import pages
 from helpers.press.report import write_together, write_whole
@@ -49,7 +49,11 @@ class Outcome(enum.IntEnum):
 
 
 # Errors of ours, by the name that a kernel tells; their messages are whole sentences.
-BLAME = {"WeightsError": Outcome.UNREADABLE_FILE, "NoSuchModule": Outcome.BAD_PARAMETER}
+BLAME = {
+    "BadParameter": Outcome.BAD_PARAMETER,
+    "NoSuchModule": Outcome.BAD_PARAMETER,
+    "WeightsError": Outcome.UNREADABLE_FILE,
+}
 
 
 class RunFailed(Exception):
@@ -61,7 +65,7 @@ class RunFailed(Exception):
 
 
 def find(name):
-    """The path of a notebook given by its path, or by the name of one in notebooks/. Raises ValueError."""
+    """The path of a notebook given by its path, or by the name of one in notebooks/. Raises BadParameter."""
     known = {path.stem: path for path in (ROOT / "notebooks").rglob("*.ipynb")}
     path = Path(name)
     if path.is_file() or str(name) not in known:
@@ -70,7 +74,7 @@ def find(name):
             return path
         near = get_close_matches(path.stem, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"or the name of one of ours: {', '.join(sorted(known))}"
-        raise ValueError(f"{name} is not a file: expected a notebook, {hint}")
+        raise BadParameter(f"{name} is not a file: expected a notebook, {hint}")
     return known[str(name)]
 
 
@@ -84,15 +88,15 @@ def load(notebook):
 
 
 def check(notebook, given):
-    """The parameters `given` of a notebook, as its schema reads them. Raises ValueError: one sentence."""
+    """The parameters `given` of a notebook, as its schema reads them. Raises BadParameter."""
     if "results" in given:
-        raise ValueError("results is where the runner has the result file put: leave it out, and give --out")
+        raise BadParameter("results is where the runner has the result file put: leave it out, and give --out")
     schema = SCHEMAS.get(Path(notebook).stem)
     return schema.parse(given).model_dump(include=set(given)) if schema else dict(given)
 
 
 def run(notebook, given, out, **options):
-    """Run one notebook; see `run_all`. Returns its directory. Raises ValueError, RunFailed."""
+    """Run one notebook; see `run_all`. Returns its directory. Raises BadParameter, RunFailed."""
     (result,) = run_all([notebook], given, out, **options)
     if isinstance(result, RunFailed):
         raise result
@@ -105,12 +109,12 @@ def run_all(notebooks, given, out, *, jobs=1, limit=None, progress=None):
     The three appear together when the last cell has written its result file, and replace an earlier run's; a run that
     fails leaves those alone and its own remains in OUT/NAME/failed.ipynb. OUT/index.html links all that are there.
     jobs: kernels at once. limit: seconds that a run may take. progress: see `execute`; called with the name first.
-    Returns a directory or a RunFailed for each. Raises, before a kernel starts, ValueError for a bad parameter and
-    RunFailed for a file that is no notebook.
+    Returns a directory or a RunFailed for each. Raises, before a kernel starts, BadParameter, and RunFailed for a file
+    that is no notebook.
     """
     contents = {Path(notebook).stem: load(notebook) for notebook in notebooks}
     if len(contents) < len(notebooks):
-        raise ValueError(f"two of the notebooks have one name, and so one directory in {out}: run them apart")
+        raise BadParameter(f"two of the notebooks have one name, and so one directory in {out}: run them apart")
     parameters, jobs = {name: check(name, given) for name in contents}, min(jobs, len(contents))
 
     async def one(name, content, free):
@@ -172,7 +176,7 @@ async def execute(content, *, name, sliders=False, limit=None, jobs=1, progress=
                 progress(index, len(content.cells), heading)
                 await client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
     except CellExecutionError as error:
-        raise RunFailed(*_blame(name, error), content) from error
+        raise RunFailed(*_blame(name, error, cell, heading), content) from error
     except (DeadKernelError, TimeoutError, asyncio.CancelledError) as error:
         # nbclient takes our cancelling for the kernel's death
         if interrupted := asyncio.current_task().cancelling() > 0:
@@ -199,19 +203,38 @@ def drop_blank_streams(content):
 
 
 def refresh(notebook, progress=None):
-    """Run a notebook with its own parameters and put the outputs into it, without times, paths or machine names.
+    """Run a notebook with its defaults and put the outputs into it, without times, paths or machine names.
 
-    Its first figure is written beside it, as a PNG for the README. A run that fails leaves both. Raises RunFailed.
+    Its cell of parameters is written anew before, as by `write_parameters`. Its first figure is written beside it, as a
+    PNG for the README. A run that fails leaves both. Raises RunFailed.
     """
     notebook = Path(notebook)
     try:
         content = load(notebook)
+        _put_parameters(content, notebook)
         _wait(execute(content, name=notebook.stem, progress=progress))
     except RunFailed as failure:
         raise _kept(failure, notebook.with_suffix(".failed.ipynb")) from failure
     if figure := first_figure(content):
         write_whole(notebook.with_suffix(".png"), figure)
     write_whole(notebook, clean(content))
+
+
+def write_parameters(notebook):
+    """Write a notebook's cell of parameters as its schema has it, and leave the rest, outputs included, as it is.
+
+    Help may change so, as no output depends on it; where a default does, the outputs are stale: see `source_digest`.
+    """
+    content = nbformat.read(notebook, as_version=4)
+    _put_parameters(content, notebook)
+    write_whole(notebook, nbformat.writes(content) + "\n")
+
+
+def _put_parameters(content, notebook):
+    if schema := SCHEMAS.get(Path(notebook).stem):
+        for cell in content.cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.source = schema.cell()
 
 
 def clean(content):
@@ -306,13 +329,13 @@ def _kept(failure, place):
     return RunFailed(failure.outcome, f"{failure} ({rest})")
 
 
-def _blame(name, error):
+def _blame(name, error, cell, heading):
     value = " ".join(error.evalue.split())
-    if error.ename == "SystemExit":
-        return Outcome.FAILED_CELL, f"{name}: a cell ended the run (SystemExit: {value})"
-    if error.ename in BLAME or error.ename == "ValueError":
-        return BLAME.get(error.ename, Outcome.FAILED_CELL), f"{name}: {value}"
-    return Outcome.FAILED_CELL, f"{name}: {error.ename}: {value}"
+    if error.ename in BLAME:
+        return BLAME[error.ename], f"{name}: {value}"
+    what = f"a cell ended the run (SystemExit: {value})" if error.ename == "SystemExit" else f"{error.ename}: {value}"
+    place = f"in cell {cell.execution_count}" + f" of section “{heading}”" * bool(heading)
+    return Outcome.FAILED_CELL, f"{name}: {what}, {place}"
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from helpers.parameters import SCHEMAS, read, texts
+from helpers.parameters import SCHEMAS, BadParameter, read, texts
 from helpers.paths import ROOT, resolve
 from helpers.press import pages, run
 from helpers.press.report import HASHED_UP_TO, PACKAGES, file_hash, write_together, write_whole
@@ -40,22 +40,22 @@ _interrupted, _running = threading.Event(), set()  # the loops and tasks of the 
 def grid(notebook, given, over):
     """Parameters of each run of a sweep, checked: `given`, with every combination of `over`, {name: values}.
 
-    Raises ValueError for a bad one, and for a parameter that is in both.
+    Raises BadParameter, also for a parameter that is in both.
     """
     if twice := given.keys() & over.keys():
-        raise ValueError(f"parameter {twice.pop()} is given and swept over: leave one of the two out")
+        raise BadParameter(f"parameter {twice.pop()} is given and swept over: leave one of the two out")
     points = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     checked = []
     for point in points:
         try:
             checked.append(run.check(notebook, given | point))
-        except ValueError as error:
-            raise ValueError(f"{', '.join(f'{k} = {v}' for k, v in point.items())}: {error}") from None
+        except BadParameter as error:
+            raise BadParameter(f"{', '.join(f'{k} = {v}' for k, v in point.items())}: {error}") from None
     return checked
 
 
 def values(text, typed):
-    """NAME=V1,V2,… as (name, values), in which a list is [DIR, DIR]. Raises ValueError.
+    """NAME=V1,V2,… as (name, values), in which a list is [DIR, DIR]. Raises BadParameter.
 
     typed: whether to `read` the values, as nothing else will; otherwise they are texts, for a schema to read.
     """
@@ -64,10 +64,10 @@ def values(text, typed):
         found = read(f"[{listed}]") if typed else texts(f"[{listed}]")
     except yaml.YAMLError:
         found = []
-    except ValueError as error:
-        raise ValueError(f"parameter {name}: {error}") from None
+    except BadParameter as error:
+        raise BadParameter(f"parameter {name}: {error}") from None
     if not found or not isinstance(found, list):
-        raise ValueError(f'--over is {text!r}: expected NAME=VALUE,VALUE,…, where a list is "[DIR, DIR]"')
+        raise BadParameter(f'--over is {text!r}: expected NAME=VALUE,VALUE,…, where a list is "[DIR, DIR]"')
     return name, found
 
 
@@ -227,7 +227,7 @@ def _record(place):
 def _is_of_now(record, content, name):
     try:
         return key(content, name, record["given"]) == record["key"]
-    except ValueError:  # a parameter that the schema has no more
+    except BadParameter:  # one that the schema has no more
         return False
 
 
@@ -302,7 +302,7 @@ def _cluster(scheduler, jobs):
         try:
             client = distributed.Client(scheduler, timeout=10)
         except (OSError, ValueError) as error:
-            raise ValueError(f"no Dask scheduler answers at {scheduler!r}: {error}") from None
+            raise BadParameter(f"no Dask scheduler answers at {scheduler!r}: {error}") from None
         with client:
             yield client
         return

@@ -48,7 +48,7 @@ def subspace_similarity(study):
         axis("layer", ordered, "layer", "module", in_page=some if held is None else held),
         axis("projection", projections, "projection", "module", kinds=True, in_page=held),
         axis("factor", study.factors, "factor", kinds=True),
-        axis("side", ["right", "left"], "side", kinds=True, needs=("factor", "BA")),
+        axis("side", SubspaceSimilarity.choices("side"), "side", kinds=True, needs=("factor", "BA")),
         axis("quantity", SHORT, "shown", word=SHORT.get, kinds=True),
         axis(
             "adapters",
@@ -105,7 +105,7 @@ def digit_saliency(p, study, images, labels, baselines):
         kinds("baseline", baselines, "baseline", in_page=()),
         steps("rows", range(1, images.shape[1] + 1), "rows", in_page=()),
         steps("columns", range(1, images.shape[2] + 1), "columns", in_page=()),
-        kinds("normalisation", ["joint", "panel"], "normalisation", in_page=()),
+        kinds("normalisation", DigitSaliency.choices("normalisation"), "normalisation", in_page=()),
         kinds("colour_map", sorted({"inferno", "hot", "viridis", "Greys", p.colour_map}), "colours", in_page=()),
     ]
     return Explorer("Maps of digits by a network and by copies with shuffled layers", work.draw, axes, start)

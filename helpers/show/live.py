@@ -3,10 +3,9 @@
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from helpers.show import maps
-from helpers.show.phi import DPI
+from helpers.show.phi import DPI, Figure
 
 BINS = 50
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 import seaborn as sns
-from matplotlib.figure import Figure
 
-from helpers.show.phi import set_title
+from helpers.show.phi import Figure, set_title
 
 
 def accuracy_dots(table, title):

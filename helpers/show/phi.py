@@ -1,11 +1,12 @@
 """Data → matplotlib figures. Nothing is computed here beyond the layout."""
 
 import textwrap
+from functools import cache
 
+import matplotlib.figure
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from helpers.show.words import p_value
@@ -21,7 +22,18 @@ QUANTITIES = {
 }
 LEAST_Z = 4  # a scale of z that ends lower would show noise in full colour
 
-sns.set_theme(context="paper", style="ticks", font_scale=1.1)
+
+class Figure(matplotlib.figure.Figure):
+    """A figure in the look of ours. The first sets it for the process: drawing, much later, asks for it as well."""
+
+    def __init__(self, *given, **named):
+        _set_look()
+        super().__init__(*given, **named)
+
+
+@cache
+def _set_look():
+    sns.set_theme(context="paper", style="ticks", font_scale=1.1)
 
 
 def phi_titles(module, factor, ranks):

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from helpers import weights
+from helpers.parameters import BadParameter
 from helpers.subspaces import chance, directions
 from helpers.subspaces.directions import Decomposition, Directions
 from helpers.weights import WeightsError
@@ -119,7 +120,9 @@ def weight_directions(base: weights.Base, module: str, k: Index, side: str = "ri
         seen[name] = _kept(weight, most, k, stored), stored
     found, stored = seen[name]
     if k > (rank := found.rank(stored.usual)):
-        raise ValueError(f"last_i = {k} rows asked for, but the weight of {name} has rank {rank}: last_i at most that")
+        raise BadParameter(
+            f"last_i = {k} rows asked for, but the weight of {name} has rank {rank}: last_i at most that"
+        )
     return found.directions(k, side, stored)
 
 

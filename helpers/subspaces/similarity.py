@@ -10,6 +10,7 @@ from typing import SupportsIndex as Index
 import numpy as np
 from jaxtyping import Float, Float64
 
+from helpers.parameters import BadParameter
 from helpers.subspaces.directions import Decomposition, checked_matrix, decompose, decompose_product, top_directions
 
 
@@ -102,19 +103,19 @@ def choose_window(
     end at a tenth of d (the figure's last tick, 1176, is at 9.6 %). Chosen columns go up to the first row, as there,
     where chance is i/d.
 
-    Returns (first_i, last_i, last_j). Raises ValueError when a bound leaves 1 … available, or the rows are empty,
+    Returns (first_i, last_i, last_j). Raises BadParameter when a bound leaves 1 … available, or the rows are empty,
     or last_j exceeds the greatest rank.
     """
     first = first_i or max(1, min(round(451 / 12288 * d), last_i or available))
     last = last_i or max(first, min(round(0.1 * d), available))
     if not 1 <= first <= last <= available:
-        raise ValueError(
+        raise BadParameter(
             f"rows i = {first} … {last} asked for (first_i … last_i): they must lie within 1 … {available}, "
             "the first not above the last"
         )
     most = max(ranks)
     if not 0 <= last_j <= most:
-        raise ValueError(
+        raise BadParameter(
             f"last_j = {last_j} columns asked for, but the adapters have at most {most} directions: "
             f"last_j must be 1 … {most}, or 0 to choose"
         )

@@ -93,6 +93,11 @@ def test_anatomy(path):
     assert not [cell.id for cell in code if cell.source.count("\n") >= 20]
 
 
+def test_the_cell_of_parameters_is_what_the_schema_writes(path):
+    cell = nbformat.read(path, as_version=4).cells[1]
+    assert cell.source == SCHEMAS[path.stem].cell(), f"python -m helpers refresh --parameters {path}"
+
+
 def test_papermill_sees_every_parameter_with_its_help_and_the_schemas_default(path):
     found = papermill.inspect_notebook(path)
     schema = SCHEMAS[path.stem]

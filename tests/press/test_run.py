@@ -11,8 +11,11 @@ import tempfile
 import time
 
 import nbformat
+import numpy as np
 import pytest
 
+from helpers import digits
+from helpers.parameters import BadParameter, RandomBaselines
 from helpers.paths import ROOT
 from helpers.press import run, sweep
 from helpers.press.run import Outcome, RunFailed
@@ -57,7 +60,10 @@ def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
         ("import os\nos.kill(os.getpid(), 9)", None, Outcome.DEAD_KERNEL, r"died \(SIGKILL, out of memory\?\)"),
         ("import time\ntime.sleep(60)", 3, Outcome.TIMED_OUT, "took longer than 3 s and was stopped"),
         ("import sys\nsys.exit(0)", None, Outcome.FAILED_CELL, "a cell ended the run"),
-        ("1 / 0", None, Outcome.FAILED_CELL, "ZeroDivisionError: division by zero"),
+        ("1 / 0", None, Outcome.FAILED_CELL, "small: ZeroDivisionError: division by zero, in cell 4 of"),
+        ("int('x')", None, Outcome.FAILED_CELL, "small: ValueError: invalid literal .* 'x', in cell 4 of"),
+        ("len(1)", None, Outcome.FAILED_CELL, "small: TypeError: object of type 'int' has no len.*, in cell 4 of"),
+        ("{}['x']", None, Outcome.FAILED_CELL, "small: KeyError: 'x', in cell 4 of section “Title & more”"),
         ("pass", None, Outcome.FAILED_CELL, "ended without its result file"),
         (
             "from helpers.weights import WeightsError as E\nraise E('torn')",
@@ -69,10 +75,22 @@ def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
             "from helpers.weights import NoSuchModule as E\nraise E('none')",
             None,
             Outcome.BAD_PARAMETER,
-            "small: none",
+            r"^small: none \(the notebook so far",
+        ),
+        (
+            "from helpers.parameters import BadParameter as E\nraise E('x is 3: give 2')",
+            None,
+            Outcome.BAD_PARAMETER,
+            r"^small: x is 3: give 2 \(the notebook so far",
+        ),
+        (
+            "from helpers.parameters import RandomBaselines as R\nR.check({'dimension': 2})",
+            None,
+            Outcome.BAD_PARAMETER,
+            r"^small: parameter dimension is 2: .* 3 \(the notebook so far",
         ),
     ],
-    ids=["exit", "killed", "slow", "sys.exit", "error", "no result", "unreadable", "no module"],
+    ids=lambda value: value.splitlines()[-1] if isinstance(value, str) and "\n" in value else None,
 )
 def test_how_a_run_ended_is_told_and_what_was_there_stays(source, limit, outcome, message, tmp_path):
     rest = [] if source == "pass" else ["raise KeyError('never run')"]
@@ -194,7 +212,7 @@ def test_a_page_or_a_result_that_is_none_keeps_the_notebook(notebook, tmp_path, 
 def test_notebooks_of_one_name_are_refused(notebook, tmp_path):
     (tmp_path / "other").mkdir()
     other = small.write(tmp_path / "other" / "small.ipynb", small.LIGHT)
-    with pytest.raises(ValueError, match="have one name"):
+    with pytest.raises(BadParameter, match="have one name"):
         run.run_all([notebook, other], {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -343,6 +361,33 @@ def test_the_published_figure_is_refused_in_01_and_its_notebook_named(tmp_path, 
     assert said in done.stderr
 
 
+def test_a_parameter_that_only_the_inputs_refuse_is_one_sentence_from_run_sweep_and_papermill(tmp_path, call):
+    notebook, out = ROOT / "notebooks" / "03_digit_saliency.ipynb", tmp_path / "out"
+    data = digits.load("digits")
+    most = np.bincount(data.labels[digits.hold_out(data)[1]]).min()
+    said = f"examples_per_digit is 500: expected at most {most}, which one digit has held out"
+    given = "-p", "examples_per_digit", "500"
+    status, _, error = call("run", notebook, *given, "--out", out)
+    assert status == Outcome.BAD_PARAMETER
+    assert error.startswith(f"error: 03_digit_saliency: {said} (the notebook so far")
+    status, _, error = call("sweep", notebook, *given, "--over", "seed=1", "--out", out / "sweeps")
+    assert status == Outcome.BAD_PARAMETER
+    assert error.startswith("error: 1 of 1 runs failed")
+    (record,) = (json.loads(file.read_text()) for file in (out / "sweeps").glob("*/*/run.json"))
+    assert (record["outcome"], record["message"]) == (Outcome.BAD_PARAMETER, f"03_digit_saliency: {said}")
+    words = [*given, "--cwd", str(ROOT), "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert done.stderr.rstrip().endswith(f"BadParameter: {said}")
+
+
+def test_a_fault_of_ours_is_no_bad_parameter(notebook, tmp_path, call, monkeypatch):
+    monkeypatch.setattr(run.pages, "write_index", lambda place: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        call("run", notebook, "--out", tmp_path / "out")
+
+
 def test_a_page_can_be_rendered_again(notebook, tmp_path, call):
     place = run.run(notebook, {}, tmp_path / "out")
     again = call("render", place / "notebook.ipynb", "--out", tmp_path / "page.html")
@@ -354,17 +399,39 @@ def test_a_page_can_be_rendered_again(notebook, tmp_path, call):
 def test_notebooks_are_found_by_name_and_a_wrong_one_is_told(tmp_path):
     assert run.find("01_subspace_similarity") == ROOT / "notebooks" / "01_subspace_similarity.ipynb"
     assert run.find("lora_adapters") == ROOT / "notebooks" / "training" / "lora_adapters.ipynb"
-    with pytest.raises(ValueError, match="did you mean 03_digit_saliency"):
+    with pytest.raises(BadParameter, match="did you mean 03_digit_saliency"):
         run.find("03_digit_salience")
-    with pytest.raises(ValueError, match="is not a file"):
+    with pytest.raises(BadParameter, match="is not a file"):
         run.find(str(tmp_path / "none.ipynb"))
-    with pytest.raises(ValueError, match="leave it out, and give --out"):
+    with pytest.raises(BadParameter, match="leave it out, and give --out"):
         run.check("01_subspace_similarity", {"results": "x"})
 
 
 def test_parameters_reach_the_kernel_as_the_schema_reads_them():
     given = {"seed": "3", "adapters": "[a, b]", "module": "query"}
     assert run.check("01_subspace_similarity.ipynb", given) == {"seed": 3, "adapters": ["a", "b"], "module": "query"}
+
+
+def test_the_cell_of_parameters_is_kept_as_the_schema_has_it(tmp_path, call):
+    notebook = small.write(tmp_path / "02_random_baselines.ipynb", "print(rank_i)")
+    small_cell, cell = small.PARAMETERS, RandomBaselines.cell()
+    run.refresh(notebook)
+    fresh = notebook.read_text()
+    content = nbformat.reads(fresh, as_version=4)
+    assert content.cells[1].source == cell != small_cell
+    assert content.cells[2].outputs[0].text == f"{RandomBaselines.model_fields['rank_i'].default}\n"
+    # another word of its help makes no output stale, another default does; neither is run
+    for old, new, stale in (("first subspace", "one subspace", False), ("rank_i: int = 38", "rank_i: int = 37", True)):
+        assert old in cell
+        content.cells[1].source = cell.replace(old, new)
+        content.metadata["source_digest"] = run.source_digest(content)
+        nbformat.write(content, notebook)
+        assert call("refresh", "--parameters", notebook)[0] == Outcome.DONE
+        found = nbformat.read(notebook, as_version=4)
+        assert (notebook.read_text() == fresh) is not stale
+        assert (found.metadata["source_digest"] == run.source_digest(found)) is not stale
+        assert found.cells[1].source == cell
+        assert found.cells[2] == content.cells[2]
 
 
 def test_a_failed_refresh_leaves_the_notebook(tmp_path):

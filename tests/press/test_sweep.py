@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from helpers.parameters import BadParameter
 from helpers.paths import ROOT
 from helpers.press import run, sweep
 from helpers.press.run import Outcome
@@ -202,7 +203,7 @@ def test_records_that_are_none_or_of_another_schema_are_passed_over(tmp_path):
 
 
 def test_a_bad_combination_is_named_before_anything_runs():
-    with pytest.raises(ValueError, match=r'^factor = A, side = left: side is "left" with factor "A"'):
+    with pytest.raises(BadParameter, match=r'^factor = A, side = left: side is "left" with factor "A"'):
         sweep.grid("01_subspace_similarity", {}, {"factor": ["BA", "A"], "side": ["right", "left"]})
 
 
