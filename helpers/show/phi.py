@@ -314,18 +314,20 @@ def law_panels(phi, phi_law, cosines, cosine_law, title):
     return figure
 
 
-def tail_curves(x, curves, points, title):
-    """log₁₀ of the probability to reach φ: laws as lines, estimates from draws with their standard errors.
+def tail_curves(x, curves, table, title):
+    """log₁₀ of the probability to reach φ: laws as lines, estimates from draws as points.
 
-    x: [n] φ. curves: {label: log₁₀ P [n]}. points: {label: (φ, log₁₀ P, its standard error)}.
+    x: [n] φ. curves: {label: log₁₀ P [n]}. table: columns phi, sampled (log₁₀ P), standard error, counted (NaN: none).
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    colours = iter(sns.color_palette("colorblind"))
-    for (name, values), style in zip(curves.items(), ("-", "--"), strict=False):
-        axes.plot(x, values, style, color=next(colours), label=name)
-    for name, (where, values, errors) in points.items():
-        axes.errorbar(where, values, errors, fmt="o", markersize=4, capsize=2, color=next(colours), label=name)
+    first, second, third, fourth, *_ = sns.color_palette("colorblind")
+    for (name, values), style, colour in zip(curves.items(), ("-", "--"), (first, second), strict=True):
+        axes.plot(x, values, style, color=colour, label=name)
+    points = {"fmt": "o", "markersize": 4, "capsize": 2, "color": third, "label": "importance sampling"}
+    axes.errorbar(table["phi"], table["sampled"], table["standard error"], **points)
+    ring = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": "", "label": "counted draws"}
+    axes.plot(table["phi"], table["counted"], color=fourth, **ring)
     axes.set(xlabel=r"$\phi$", ylabel=r"$\log_{10}$ P(chance reaches $\phi$)")
     axes.legend(frameon=False, fontsize="small")
     set_title(figure, title)
@@ -363,8 +365,9 @@ def p_value_curves(panels, title):
         axes.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, linestyle="--", label="uniform")
         for colour, (label, values) in zip(sns.color_palette("colorblind"), samples.items(), strict=False):
             axes.ecdf(values, color=colour, label=f"{label} ({len(values):,})")
-        axes.set(title=name, xlabel="p", ylabel="share of p-values up to p")
+        axes.set(title=name, xlabel="p")
         axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    every_axes[0].set_ylabel("share of p-values up to p")
     set_title(figure, title)
     sns.despine(figure)
     return figure
@@ -384,7 +387,7 @@ def detection_curves(d, curves, title):
     axes.set_xticks(d, [str(value) for value in d])
     axes.minorticks_off()
     most = max(max(values) for values in curves.values())
-    ticks = [tick for tick in (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20) if tick < 1.3 * most]
+    ticks = [tick for tick in (1, 1.2, 1.5, 2, 3, 5, 10, 20) if tick < 1.3 * most]
     axes.set_yticks(ticks, [str(value) for value in ticks])
     axes.legend(frameon=False)
     set_title(figure, title)

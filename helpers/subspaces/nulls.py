@@ -104,28 +104,22 @@ def turned(
     return np.array(drawn)
 
 
-def rotated_means(places: dict, i: Index, j: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "3 {draws}"]:
-    """Means of `turned`, every untrained A being known: own (adapters with their own layer's W), untrained, elsewhere.
-
-    Untrained: own before training. Elsewhere: adapters with the other layers' W; 0 where there are none.
-    """
-    both = {
-        key: place._replace(
-            found={(name, n): (v, None) for name, pair in place.found.items() for n, v in enumerate(pair)}
-        )
+def before_training(places: dict) -> dict:
+    """The same places with every adapter's untrained A in its place; each must be known."""
+    return {
+        key: place._replace(found={name: (start, None) for name, (_, start) in place.found.items()})
         for key, place in places.items()
     }
-    phi = turned(both, i, j, rng, draws)
-    kinds, adapters = [kind for kind, _ in places], len(next(iter(both.values())).found)
-    own = np.concatenate([np.repeat(np.eye(kinds.count(kind)) == 1, adapters) for kind in dict.fromkeys(kinds)])
-    trained = np.arange(len(own)) % 2 == 0
-    chosen = np.stack([own & trained, own & ~trained, ~own & trained])
-    return chosen @ phi.T / np.maximum(chosen.sum(1, keepdims=True), 1)
 
 
 def monte_carlo_p(observed: Numbers, drawn: Float[np.ndarray, "draws *shape"]) -> Numbers:
     """p-value, one-sided, of a statistic among draws from its null: at least 1 / (draws + 1)."""
     return (1 + (drawn >= observed).sum(0)) / (1 + len(drawn))
+
+
+def two_sided_p(observed: Numbers, drawn: Float[np.ndarray, "draws *shape"]) -> Numbers:
+    """Twice the smaller `monte_carlo_p` of either side, at most 1."""
+    return np.minimum(1, 2 * np.minimum(monte_carlo_p(observed, drawn), monte_carlo_p(np.negative(observed), -drawn)))
 
 
 def own_layer(table: pd.DataFrame, drawn: Float[np.ndarray, "draws rows"], rng: Generator) -> pd.DataFrame:

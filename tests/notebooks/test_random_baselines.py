@@ -18,6 +18,19 @@ from tests.notebooks.running import claims, rows
 NOTEBOOK = ROOT / "notebooks" / "02_random_baselines.ipynb"
 
 
+CLAIMS = [  # of every run
+    "mean_formula",
+    "variance_formula",
+    "law_differs_from_beta",
+    "tail_is_known",
+    "grid_is_few_looks",
+    "own_differs_from_rotations",
+    "untrained_differs_from_rotations",
+    "elsewhere_differs_from_rotations",
+    "own_layer_is_special",
+    "one_adapter_is_enough",
+]
+
 # Section 5 of six layers in place of thirty, where a test is about the other sections.
 FEW_LAYERS = """
 from functools import partial
@@ -53,8 +66,9 @@ def test_the_moments_are_those_of_whole_random_matrices(default):
             phi = drawn_phi(576, row["i"], row["j"], 2000, [1, row["i"], row["j"]])
             assert row["mean"] == pytest.approx(phi.mean(), abs=4 * phi.std() / np.sqrt(2000))
             assert row["sd"] == pytest.approx(phi.std(), rel=0.1)
-    for name in ("mean_formula", "variance_formula", "law_is_beta", "tail_is_known"):
+    for name in ("mean_formula", "variance_formula", "tail_is_known"):
         assert claims(default)[name]["holds"] is True, name
+    assert claims(default)["law_differs_from_beta"]["holds"] is False
 
 
 def test_the_most_surprising_cell_of_whole_random_grids(default):
@@ -65,7 +79,8 @@ def test_the_most_surprising_cell_of_whole_random_grids(default):
     bases = np.linalg.qr(rng.standard_normal((400, 576, 8)))[0][:, :38]
     tails = chance.log_tail_probability(subspaces.cumulative_phi(bases), i, j, 576).min((1, 2))
     assert np.mean(tails < np.log(row["p"])) == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 * (1 / 400 + 1 / 3000)))
-    assert 1 < row["looks"] < row["cells"]
+    assert 1 < row["looks"] < row["cells"] / 2
+    assert claims(default)["grid_is_few_looks"]["statistic"] == row["looks"] / row["cells"]
 
 
 def test_the_near_tail_is_what_draws_count(default):
@@ -75,7 +90,9 @@ def test_the_near_tail_is_what_draws_count(default):
         error = 4 * np.sqrt(share / 20000)
         assert 10 ** row["sampled"] == pytest.approx(share, abs=error + 4 * row["standard error"] * 2.3 * share)
         assert 10 ** row["matched Beta"] == pytest.approx(share, abs=error)
+        assert 10 ** row["counted"] == pytest.approx(share, abs=error + 4 * np.sqrt(share / 4000))
         assert row["normal"] == pytest.approx(stats.norm.logsf(row["z"]) / np.log(10))
+    assert rows(default, "tail")[-1]["counted"] is None  # of 4,000 pairs none lies there
 
 
 def test_the_nulls_of_the_bundled_model(default):
@@ -88,10 +105,16 @@ def test_the_nulls_of_the_bundled_model(default):
     assert trained["mean z"] > elsewhere["mean z"] > untrained["mean z"]
     assert swapped["sd of z"] > 1.5  # a query's A and its layer's value have something in common in some layers
     found = claims(default)
-    assert found["own_is_random"]["holds"] is False
-    assert found["untrained_is_random"]["holds"] is True
-    assert found["elsewhere_is_random"]["holds"] is False
-    assert found["own_layer_is_special"]["holds"] is False  # of the queries it is, of the values not
+    assert found["own_differs_from_rotations"]["holds"] is True
+    assert found["untrained_differs_from_rotations"]["holds"] is False
+    assert found["elsewhere_differs_from_rotations"]["holds"] is True
+    query, value = rows(default, "own")
+    assert query["p_holm"] < 0.05 < value["p_holm"]
+    assert query["p"] == max(query["permutation"], query["rotation"])
+    assert found["own_layer_is_special"]["statistic"] == value["p_holm"]
+    assert found["own_layer_is_special"]["holds"] is False
+    assert found["one_adapter_is_enough"]["statistic"] == trained["phi / chance"]
+    assert found["one_adapter_is_enough"]["holds"] is False
 
 
 def test_both_notebooks_agree_on_the_layers(default):
@@ -99,7 +122,7 @@ def test_both_notebooks_agree_on_the_layers(default):
     table = {row["pairing"]: row["phi / chance"] for row in rows(default, "nulls")}
     own, elsewhere = (
         float(re.search(pattern, text)[1])
-        for pattern in (r"with their own ([\d.]+) times", r"the same adapters have ([\d.]+) times chance")
+        for pattern in (r"φ is ([\d.]+) times chance on average", r"the same adapters have ([\d.]+) times chance")
     )
     assert table["trained A, its own W"] == pytest.approx(own, abs=0.005)
     assert table["trained A, another layer's W"] == pytest.approx(elsewhere, abs=0.005)
@@ -111,6 +134,21 @@ def test_planted_pairs_are_found_and_what_is_detectable_falls_with_d_and_j(defau
     table = {(row["d"], row["j"]): row["among n / chance"] for row in rows(default, "power") if row["i"] != 21}
     assert table[128, 4] > table[576, 4] > table[4096, 4] > table[12288, 4] > 1
     assert table[576, 1] > table[576, 4] > table[576, 8] > 1
+
+
+def test_the_pattern_of_a_notebook(default):
+    """No cell begins with if, half of them have six lines at most, and three computed sentences stand at the top."""
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    assert not [source for source in code if source.startswith("if ")]
+    assert np.median([len(source.splitlines()) for source in code]) <= 6
+    assert list(claims(default)) == CLAIMS
+    (answer,) = [output for output in cells[3].outputs if "**In short**" in output.data.get("text/markdown", "")]
+    assert answer.data["text/markdown"].count("\n- ") == 3
+    exercises = next(cell.source for cell in cells if cell.source.startswith("## Exercises"))
+    for given in re.findall(r"`((?:-p \w+ \d+ ?)+)`", exercises):
+        parameters.RandomBaselines.parse(dict(re.findall(r"-p (\w+) (\d+)", given)))
+    assert len(re.findall(r"^\d\. ", exercises, re.MULTILINE)) == 3
 
 
 def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
@@ -151,6 +189,8 @@ def test_unusual_but_legal_parameters(tmp_path, given):
     result = execute(tmp_path, FEW_LAYERS, **given)
     assert result["complete"] is True
     assert all(row["drawn mean"] <= 1 + 1e-12 for row in rows(result, "moments"))
+    assert list(claims(result)) == CLAIMS
+    assert ("planted" in result["tables"]) is (given["rank_i"] + given["rank_j"] <= given["dimension"])
 
 
 @pytest.mark.parametrize(

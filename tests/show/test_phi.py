@@ -184,8 +184,13 @@ def test_figures_of_chance_show_what_they_are_given(rng):
     figure = show.law_panels(draws, (x, {"law": np.ones(50)}), draws, (x, {"limit": x}), "t")
     for axes in figure.axes:  # histograms are densities, on the scale of the law
         assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
-    figure = show.tail_curves(x, {"law": -x}, {"drawn": ([0.5], [-0.4], [0.1])}, "t")
-    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), -x)
+    tail = pd.DataFrame({"phi": [0.4, 0.9], "sampled": [-0.4, -8], "standard error": 0.1, "counted": [-0.5, np.nan]})
+    figure = show.tail_curves(x, {"law": -x, "normal": -2 * x}, tail, "t")
+    drawn = {line.get_label(): line for line in figure.axes[0].lines}
+    np.testing.assert_array_equal(drawn["law"].get_ydata(), -x)
+    np.testing.assert_array_equal(drawn["counted draws"].get_ydata(), tail["counted"])
+    (sampled,) = figure.axes[0].containers
+    np.testing.assert_array_equal(sampled.lines[0].get_xydata(), tail[["phi", "sampled"]])
     figure = show.critical_curves(np.arange(1, 4), {"one": [3, 2, 1]}, [0, 1, 0], "t")
     assert [list(line.get_ydata()) for line in figure.axes[0].lines[1:]] == [[3, 2, 1], [0, 1, 0]]
     figure = show.p_value_curves({"a": {"half": np.array([0.1, 0.9])}, "b": {"x": draws}}, "t")

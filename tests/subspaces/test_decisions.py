@@ -43,10 +43,16 @@ def drifting(rng, k):
 
 
 def unrelated(rng):
-    """The places of a model with adapters that have nothing to do with its W: one projection, no correction for two."""
+    """The places of a model with adapters that have nothing to do with its W: one projection, no correction for two.
+
+    An untrained A is drawn anew in every layer.
+    """
     tops, found = drifting(rng, TOP), {name: drifting(rng, J) for name in RANKS}
+    start = np.linalg.qr(rng.standard_normal((LAYERS, len(RANKS), D, J)))[0]
     return {
-        ("q_proj", n): atlas.Place(f"q_proj.{n}", top, {name: (v[n], None) for name, v in found.items()})
+        ("q_proj", n): atlas.Place(
+            f"q_proj.{n}", top, {a: (found[a][n], v) for a, v in zip(RANKS, start[n], strict=True)}
+        )
         for n, top in enumerate(tops)
     }
 
@@ -68,10 +74,13 @@ def over_layers(rng):
         "grows_with_rank_over_layers": growth.p < 0.05,
         "(grows_with_rank_over_layers)": stats.ttest_rel(strong, weak, alternative="greater").pvalue < 0.05,
     }
-    for name, here in (("own", own), ("elsewhere", ~own)):
-        mean, means = table.loc[here, "phi"].mean(), drawn[:, here].mean(1)
-        p = 2 * min(nulls.monte_carlo_p(mean, means), nulls.monte_carlo_p(-mean, -means))
-        decided[f"{name}_is_not_random"] = p < 0.05
+    before = nulls.turned(nulls.before_training(places), TOP, J, rng, 79)[:, own]
+    for name, phi, null in (
+        ("own", table.loc[own, "phi"], drawn[:, own]),
+        ("untrained", table.loc[own, "untrained"], before),
+        ("elsewhere", table.loc[~own, "phi"], drawn[:, ~own]),
+    ):
+        decided[f"{name}_differs_from_rotations"] = nulls.two_sided_p(phi.mean(), null.mean(1)) < 0.05
     return decided
 
 
@@ -86,8 +95,9 @@ def rates():
         "any_beyond_chance",
         "its_own_weight",
         "grows_with_rank_over_layers",
-        "own_is_not_random",
-        "elsewhere_is_not_random",
+        "own_differs_from_rotations",
+        "untrained_differs_from_rotations",
+        "elsewhere_differs_from_rotations",
     ],
 )
 def test_over_the_layers_of_a_model(rates, decision):
@@ -164,12 +174,26 @@ def test_holds_more_than_random():
     assert rate([decide(rng) for rng in generators(9)]) <= MOST
 
 
-def test_law_is_not_beta():
-    """Notebook 02's section 2, its formulas for mean and variance included."""
-    shapes, d, draws = [(14, 4), (4, 1), (58, 4)], 60, 400
+SHAPES = [(14, 4), (4, 1), (58, 4)]  # of notebook 02's sections 1 and 2, in d = 60
+
+
+def test_law_differs_from_beta():
+    """Its formulas for mean and variance included."""
+    shapes, d, draws = SHAPES, 60, 400
 
     def decide(rng):
         phi = {shape: chance.random_phi(*shape, d, draws, rng) for shape in shapes}
         return nulls.holm([stats.kstest(chance.tail_probability(of, *s, d), "uniform").pvalue for s, of in phi.items()])
 
     assert rate([decide(rng).min() < 0.05 for rng in generators(10)]) <= MOST
+
+
+def test_formulas_are_off():
+    """Contrary of `mean_formula` and `variance_formula`, which are true."""
+
+    def decide(rng):
+        z = np.array([chance.z_score(chance.random_phi(*s, 60, 400, rng), *s, 60) for s in SHAPES])
+        off = z.mean(1) * 20, (z**2 - 1).mean(1) / (z**2).std(1) * 20
+        return np.abs(off).max() > 4
+
+    assert rate([decide(rng) for rng in generators(11)]) <= MOST

@@ -212,23 +212,25 @@ def test_how_much_the_layers_weights_share(places):
     assert nulls.shared_by_layers({key: place for key, place in found.items() if key[1] == 0}, TOP) == {}
 
 
-def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(places, rng):
+def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(places):
     found, _, _ = places
     same = {key: place._replace(top=found["q_proj", 0].top) for key, place in found.items()}
-    for weights in (found, same):
-        means = nulls.rotated_means(weights, TOP, J, 600, np.random.default_rng(0))
-        assert means.shape == (3, 600)
-        for draws in means:
+    table = atlas.pairings(found, TOP, J)
+    own = (table["layer"] == table["weight_layer"]).to_numpy()
+    spreads = []
+    for weights in (found, same, nulls.before_training(found)):
+        drawn = nulls.turned(weights, TOP, J, np.random.default_rng(0), 600)
+        for draws in (drawn[:, own].mean(1), drawn[:, ~own].mean(1)):
             assert draws.mean() == pytest.approx(TOP / D, abs=4 * draws.std() / np.sqrt(600))
-    # one draw by hand: rotate every W, take the means of the table
-    turn = chance.random_directions(D, D, rng)
-    table = atlas.pairings({key: place._replace(top=turn @ place.top) for key, place in same.items()}, TOP, J)
-    own = table["layer"] == table["weight_layer"]
-    by_hand = [table.loc[own, "phi"].mean(), table.loc[own, "untrained"].mean(), table.loc[~own, "phi"].mean()]
-    z = (np.array(by_hand) - means.mean(1)) / means.std(1)
-    assert abs(z).max() < 4
-    independent = nulls.rotated_means(found, TOP, J, 600, np.random.default_rng(0))
-    assert means[0].std() > independent[0].std()  # the same W everywhere: its means scatter more
+        spreads.append(drawn[:, own].mean(1).std())
+    assert spreads[1] > spreads[0]  # the same W everywhere: its means scatter more
+
+
+def test_before_training_an_adapter_is_its_untrained_a(places):
+    found = places[0]
+    trained, before = (atlas.pairings(each, TOP, J) for each in (found, nulls.before_training(found)))
+    assert before["phi"].tolist() == trained["untrained"].tolist()
+    assert before["untrained"].isna().all()
 
 
 def mixed(places):
@@ -275,6 +277,8 @@ def test_an_adapters_own_layer_by_both_nulls(places):
 def test_a_p_value_by_draws_counts_the_observed():
     drawn = np.array([[0.1, 3.0], [0.2, 1.0], [0.3, 2.0]])
     assert nulls.monte_carlo_p(np.array([0.2, 9.0]), drawn).tolist() == [0.75, 0.25]
+    assert nulls.two_sided_p(np.array([0.2, 9.0]), drawn).tolist() == [1, 0.5]
+    assert nulls.two_sided_p(0.05, drawn[:, 0]) == nulls.two_sided_p(0.35, drawn[:, 0]) == 0.5
 
 
 def growing(by_rank):
