@@ -32,7 +32,7 @@ def rows_of_two(maps, title, bar_label, colours="inferno", high=0.0, names=range
     maps: [panels, rows, columns], non-negative. high: the top of the scale; 0: the largest value. names: of the panels.
     """
     rows = len(maps) // 2
-    side = 2.1 if rows <= 5 else 1.3
+    side = 2.1 if rows <= 5 else 1.5
     figure = Figure(figsize=(1.4 + 2 * side, side * rows), layout="constrained")
     every_axes = figure.subplots(rows, 2)
     for axes, panel, name in zip(every_axes.flat, maps, names, strict=True):
