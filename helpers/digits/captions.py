@@ -9,12 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from helpers.digits import controls, saliency
 from helpers.paths import resolve
+from helpers.subspaces.nulls import holm
 
 FILES = [resolve(f"data/published/{name}.csv") for name in ("digit_captions", "digit_readings")]
 LAYOUTS = pd.read_csv(FILES[0], index_col="caption")
 _rows = pd.read_csv(FILES[1], dtype=str, keep_default_na=False).astype({"digit": int})
-GRIDS = {reader: tuple(LAYOUTS.loc[reader, ["rows", "columns"]].astype(int)) for reader in _rows["caption"].unique()}
+LAID = {name: (int(own["rows"]), int(own["columns"])) for name, own in LAYOUTS.iterrows()}  # cells of a panel
+SIZES = {name: "{} × {}".format(*cells) for name, cells in LAID.items()}
+GRIDS = {reader: LAID[reader] for reader in _rows["caption"].unique()}  # of those that go digit by digit
 BAR, FIRST_TICK = LAYOUTS.loc["first", ["bar_high", "first_tick"]]  # of the one colour bar
 
 
@@ -59,6 +63,19 @@ def contrast(reading, maps):
         return bright / dark
 
 
+def joint_means(maps, labels, caption):
+    """Mean map of every digit on the grid of a caption, [10, rows, columns]; together they sum to 1."""
+    return saliency.joint_normalise(saliency.class_means(saliency.on_grid(maps, *LAID[caption])[0], labels))
+
+
+def drawn_means(maps, labels, draws, seed):
+    """`joint_means` and those of bootstrap samples, for `check`: {reader: [1 + draws, 10, 7, _]}."""
+    return {
+        reader: controls.class_mean_draws(saliency.on_grid(maps, *grid)[0], labels, draws, np.random.default_rng(seed))
+        for reader, grid in GRIDS.items()
+    }
+
+
 def check(means):
     """Every reading, held against the maps.
 
@@ -77,10 +94,41 @@ def check(means):
     return pd.DataFrame(rows, columns=["reader", "digit", "name", "says", "ratio", "low", "high", "holds", "p_false"])
 
 
+def by_caption(tested):
+    """What becomes of each caption as a whole, from a table of `check`: a row a reader.
+
+    holding, failing, open: numbers of readings. p: the least p_false by Holm, below which one is false. unless: why the
+    caption is neither refuted nor borne out, or empty.
+    """
+    rows = {}
+    for reader, own in tested.groupby("reader", sort=False):
+        counts = [
+            int(own["holds"].map(lambda holds, value=value: holds is value).sum()) for value in (True, False, None)
+        ]
+        p = holm(own["p_false"]).min()
+        unsure = p >= controls.LEVEL and counts[0] < len(own)
+        rows[reader] = [*counts, p, f"none is refuted, and {len(own) - counts[0]} are not borne out" if unsure else ""]
+    return pd.DataFrame.from_dict(rows, "index", columns=["holding", "failing", "open", "p", "unless"])
+
+
 def contradictions(tested):
-    """Where the readers contradict each other, as pairs of rows of a table from `check`: {digit: (first, second)}."""
+    """Where the readers contradict each other, a row a digit: what either says and whether it holds, from `check`."""
     rows = {(row.reader, row.digit, row.name): row for row in tested.itertuples(index=False)}
-    return {
-        digit: tuple(rows[reader, digit, name] for reader, name in zip(GRIDS, names, strict=True))
-        for digit, names in CONTRADICTIONS.items()
-    }
+    found = []
+    for digit, names in CONTRADICTIONS.items():
+        one, other = (rows[reader, digit, name] for reader, name in zip(GRIDS, names, strict=True))
+        found.append([digit, one.says, one.holds, other.says, other.holds])
+    return pd.DataFrame(found, columns=["digit", "first caption", "verdict", "second caption", "its verdict"])
+
+
+def strokes(means, digits=(1, 4, 7)):
+    """The brightest column and row of the digits whose strokes the captions give by number, on either grid.
+
+    means: as in `check`.
+    """
+    rows = [
+        [digit, SIZES[reader], int(of_all[0][digit].sum(0).argmax()), int(of_all[0][digit].sum(1).argmax())]
+        for digit in digits
+        for reader, of_all in means.items()
+    ]
+    return pd.DataFrame(rows, columns=["digit", "grid", "brightest column x", "brightest row y"])

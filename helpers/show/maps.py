@@ -1,9 +1,10 @@
-"""Maps of digits and their controls → matplotlib figures. Nothing is computed here beyond the layout."""
+"""Maps of digits, their controls, and readings of published pictures → figures. Computes nothing beyond layout."""
 
 import numpy as np
 import seaborn as sns
 
 from helpers.show.phi import Figure, set_title
+from helpers.values import Nothing
 
 
 def accuracy_dots(table, title):
@@ -44,31 +45,59 @@ def rows_of_two(maps, title, bar_label, colours="inferno", high=0.0, names=range
 
 
 def comparison(one, other, half_widths, names, title, colours="inferno", high=0.0):
-    """Ten rows of three panels: two conditions on one scale from 0, and their difference on one around 0.
+    """Digits 0 to 4, then 5 to 9, across; for either, two conditions on one scale from 0 and below their difference.
 
     one, other, half_widths: [10, rows, columns]; a dot marks a difference whose interval (± half-width) excludes 0.
     names: of the two conditions. high: the top of the first scale; 0: the largest value.
     """
-    figure = Figure(figsize=(6.4, 17), layout="constrained")
-    every_axes = figure.subplots(10, 3)
+    rows, columns = one[0].shape
+    figure = Figure(figsize=(7.4, 1.6 + 6 * 1.2 * max(rows / columns, 0.7)), layout="constrained")
+    halves = figure.subplots(7, 5, height_ratios=[1, 1, 1, 0.15, 1, 1, 1])
+    for gap in halves[3]:
+        gap.remove()
+    every_axes = halves[[0, 1, 2, 4, 5, 6]]
     difference, top = one - other, high or max(one.max(), other.max())
     most = np.abs(difference).max() or 1.0
-    for digit, row in enumerate(every_axes):
-        for axes, panel in zip(row, (one[digit], other[digit]), strict=False):
+    for digit in range(10):
+        above, below, change_axes = column = every_axes[3 * (digit // 5) :, digit % 5][:3]
+        for axes, panel in ((above, one[digit]), (below, other[digit])):
             value = axes.imshow(panel, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
-        change = row[2].imshow(difference[digit], cmap="vlag", vmin=-most, vmax=most, interpolation="nearest")
+        change = change_axes.imshow(difference[digit], cmap="vlag", vmin=-most, vmax=most, interpolation="nearest")
         down, across = np.nonzero(np.abs(difference[digit]) > half_widths[digit])
-        row[2].plot(across, down, "o", color="black", markersize=2.5)
-        row[0].set_ylabel(str(digit), rotation=0, labelpad=12)
-        for axes in row:
-            number_cells(axes, one[digit].shape, labelleft=axes is row[0], labelbottom=digit == 9)
-    for axes, name in zip(every_axes[0], (*names, "difference"), strict=True):
-        axes.set_title(name, fontsize="medium")
-    bars = {"location": "bottom", "fraction": 0.02, "pad": 0.01}
+        change_axes.plot(across, down, "o", color="black", markersize=2.5)
+        above.set_title(str(digit), fontsize="medium")
+        for axes in column:
+            number_cells(axes, panel.shape, labelleft=digit % 5 == 0, labelbottom=axes is change_axes)
+    for row, name in zip(every_axes, (*names, "difference") * 2, strict=True):
+        row[0].set_ylabel(name)
+    bars = {"location": "bottom", "fraction": 0.03, "pad": 0.01}
     extend = _extend(max(one.max(), other.max()), high)
-    figure.colorbar(value, ax=every_axes[:, :2], extend=extend, **bars).set_label("share of all ten maps")
-    figure.colorbar(change, ax=every_axes[:, 2], **bars).set_label("difference of shares")
+    figure.colorbar(value, ax=every_axes[:, :3], extend=extend, **bars).set_label("share of all ten maps")
+    figure.colorbar(change, ax=every_axes[:, 3:], **bars).set_label("difference of shares")
     set_title(figure, title)
+    return figure
+
+
+def colour_readings(table, chance, bar, error, title):
+    """φ as read from the colours of a published figure against i, a colour a panel, and chance with its band.
+
+    table: DataFrame with columns panel, i, read and limit ("at most" or "at least": an arrow; NaN). chance: columns i,
+    mean, low, high. bar: ends of the colour bar. error: what a reading may be off by.
+    """
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    axes, (low, high) = figure.subplots(), bar
+    axes.axhspan(0, low, color="0.93", label="black in the figure")
+    axes.axhline(high, color="0.4", linewidth=0.8, linestyle="--", label="white in the figure")
+    axes.fill_between(chance["i"], chance["low"], chance["high"], color="0.75", label="99 % of chance")
+    axes.plot(chance["i"], chance["mean"], color="0.4", linewidth=0.8)
+    for n, (name, own) in enumerate(table.groupby("panel", sort=False)):
+        ends = {"uplims": own["limit"] == "at most", "lolims": own["limit"] == "at least"}
+        look = {"fmt": "o", "markersize": 4, "capsize": 2, "color": sns.color_palette("colorblind")[n], "label": name}
+        axes.errorbar(own["i"] + 8 * n, own["read"], error, **ends, **look)  # beside each other
+    axes.set(xlabel="$i$", ylabel=r"$\phi$ as read", xticks=chance["i"], ylim=(0, high + 0.02))
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    set_title(figure, title)
+    sns.despine(figure)
     return figure
 
 
@@ -122,24 +151,33 @@ def contested(maps, title, bar_label, colours="inferno"):
 
 
 def confusion(counts, title):
-    """Images by label (rows) and answer (columns), [10, 10]; the diagonal is in grey, errors are in colour."""
-    figure = Figure(figsize=(5.6, 5), layout="constrained")
-    axes = figure.subplots()
+    """Images by label (rows) and answer (columns) of the digits that are confused; or Nothing, if none is.
+
+    counts: [10, 10]. The diagonal is in grey, errors are in colour.
+    """
     errors = counts * (1 - np.eye(10, dtype=int))
-    axes.imshow(errors, cmap="rocket_r", vmin=0, vmax=max(errors.max(), 5))
+    digits = np.flatnonzero(errors.sum(0) + errors.sum(1))
+    if not len(digits):
+        return Nothing("every digit is read right")
+    shown = np.ix_(digits, digits)
+    counts, errors, most = counts[shown], errors[shown], max(errors.max(), 5)
+    figure = Figure(figsize=(2.6 + 0.3 * len(digits), 2 + 0.3 * len(digits)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(errors, cmap="rocket_r", vmin=0, vmax=most)
     for label, answer in np.argwhere(counts):
         right = label == answer
-        dark = not right and errors[label, answer] > max(errors.max(), 5) / 2
-        colour = "0.45" if right else "white" if dark else "black"
+        colour = "0.45" if right else "white" if errors[label, answer] > most / 2 else "black"
         axes.text(answer, label, counts[label, answer], ha="center", va="center", color=colour, fontsize="small")
-    axes.set(xticks=range(10), yticks=range(10), xlabel="answer", ylabel="label")
+    axes.set_xticks(range(len(digits)), digits)
+    axes.set_yticks(range(len(digits)), digits)
+    axes.set(xlabel="answer", ylabel="label")
     set_title(figure, title)
     return figure
 
 
 def worst_errors(images, labels, answers, probabilities, title):
     """The images whose label got the least probability, worst first: [n, h, w], with label, answer and probability."""
-    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    figure = Figure(figsize=(9, 2.1), layout="constrained")
     every_axes = np.atleast_1d(figure.subplots(1, len(images)))
     for axes, image, *words in zip(every_axes, images, labels, answers, probabilities, strict=True):
         axes.imshow(image, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")

@@ -57,3 +57,62 @@ def stand_in(rng: np.random.Generator) -> dict[int, Float64[np.ndarray, f"{D} r"
     j and any seed; in between it rises evenly.
     """
     return {r: chance.planted_directions(D, shares, r, rng) for r, shares in PLANTED.items()}
+
+
+def norms() -> pd.DataFrame:
+    """Table 7's ‖UᵀWV‖ with W's own directions and with random ones, of the stand-in and as published: a row an r."""
+    values, columns = singular_values(), ["W_q, stand-in", "W_q, published", "random, stand-in", "random, published"]
+    rows = {
+        r: (np.linalg.norm(values[:r]), of_weight, r * FROBENIUS_NORM / D, random)
+        for r, (*_, of_weight, random) in TABLE_7.items()
+    }
+    return pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("r")
+
+
+def regions(grids: dict) -> pd.DataFrame:
+    """φ of four panels, averaged over j, beside what the reader took from the colours, and chance.
+
+    grids: {"r = 4", …, "random": φ [rows, columns]}, rows from i = 1. Returns REGIONS with φ as `read`, and phi,
+    chance and off by: how far phi is from the reading, or beyond it where that is a limit.
+    """
+    table = REGIONS.rename(columns={"phi": "read"})
+    table["panel"] = [name if name in grids else f"r = {name}" for name in table["panel"]]
+    table["phi"] = [grids[row.panel][row.i - 1].mean() for row in table.itertuples()]
+    table["chance"] = chance.mean(table["i"], 1, D)
+    beyond = table["phi"] - table["read"]
+    limits = [table["limit"] == "at most", table["limit"] == "at least"]
+    table["off by"] = np.select(limits, [beyond.clip(lower=0), -beyond.clip(upper=0)], beyond.abs())
+    return table
+
+
+def along_ticks(grids: dict, j: int) -> pd.DataFrame:
+    """φ and chance at column j along the ticks, and z of all panels but the last. grids: as in `regions`."""
+    ticks = np.array(TICKS)
+    table = pd.DataFrame({"i": ticks, "chance": chance.mean(ticks, j, D)})
+    table = table.assign(**{name: grid[ticks - 1, j - 1] for name, grid in grids.items()})
+    return table.assign(**{f"z ({name})": chance.z_score(table[name], ticks, j, D) for name in [*grids][:-1]})
+
+
+def chance_band(j: int) -> pd.DataFrame:
+    """Chance at column j along the ticks: i, mean, and the ends, low and high, of what holds 99 % of it."""
+    ticks = np.array(TICKS)
+    low, high = (chance.critical_phi(p, ticks, j, D) for p in (0.995, 0.005))
+    return pd.DataFrame({"i": ticks, "mean": chance.mean(ticks, j, D), "low": low, "high": high})
+
+
+def certain(j: int) -> pd.DataFrame:
+    """The readings between the ends of the bar, and p of chance at column j if they were too high by READING_ERROR."""
+    table = REGIONS[REGIONS["limit"].isna()]
+    return table.assign(p=chance.tail_probability(table["phi"] - READING_ERROR, table["i"], j, D))
+
+
+def rises(j: int) -> pd.DataFrame:
+    """How much φ as read rises from the first tick to the last, a row an r, beside chance.
+
+    p: of chance at column j, with both readings off by READING_ERROR against the rise.
+    """
+    first, last = TICKS[0], TICKS[-1]
+    rise = np.array([read[last] - read[first] for read in READINGS.values()])
+    worst = chance.rise_as_phi(np.maximum(rise - 2 * READING_ERROR, 0), first, last, j)
+    p = chance.tail_probability(worst, last - first, j, D)
+    return pd.DataFrame({"r": [*READINGS], "rise as read": rise, "chance": (last - first) / D, "p": p})

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers.digits import captions
@@ -70,6 +71,51 @@ def test_check_holds_fails_or_leaves_open(rng):
     assert table.loc[("first", 7, "top_bar"), "ratio"] == pytest.approx(5, rel=0.02)
     assert table.loc[("first", 6, "bottom_loop"), "p_false"] == 1 / 200
     assert table.loc[("first", 7, "top_bar"), "p_false"] == 1
-    pairs = captions.contradictions(captions.check(means))
-    assert pairs[7][0].holds is True
-    assert [row.reader for row in pairs[8]] == ["first", "second"]
+    against = captions.contradictions(captions.check(means)).set_index("digit")
+    assert list(against.index) == list(captions.CONTRADICTIONS)
+    assert against.loc[7, "verdict"] is True
+    says = {(row.reader, row.digit, row.name): row.says for row in READINGS}
+    assert against.loc[8, "first caption"] == says["first", 8, "junction"]
+    assert against.loc[8, "second caption"] == says["second", 8, "hollow"]
+
+
+@pytest.mark.parametrize(
+    ("holds", "p_false", "refuted", "decided"),
+    [
+        ([True, True, False], [1.0, 1.0, 0.01], True, True),
+        ([True, True, False], [1.0, 1.0, 0.02], False, False),  # 3 × 0.02
+        ([True, True, None], [1.0, 1.0, 0.3], False, False),
+        ([True, True, True], [1.0, 1.0, 1.0], False, True),
+    ],
+)
+def test_a_caption_is_refuted_borne_out_or_open(holds, p_false, refuted, decided):
+    tested = pd.DataFrame({"reader": "first", "holds": pd.Series(holds, dtype=object), "p_false": p_false})
+    row = captions.by_caption(tested).loc["first"]
+    assert [row["holding"], row["failing"], row["open"]] == [holds.count(value) for value in (True, False, None)]
+    assert row["p"] == pytest.approx(min(1, 3 * min(p_false)))
+    assert (row["p"] < 0.05) == refuted
+    assert (row["unless"] == "") == decided
+
+
+def test_means_lie_on_the_grid_of_the_caption_and_sum_to_one(rng):
+    maps, labels = rng.random((40, 8, 8)), np.arange(40) % 10
+    drawn = captions.drawn_means(maps, labels, 5, [0, 2])
+    assert captions.SIZES == {"first": "7 × 6", "second": "7 × 7", "third": "8 × 8"}
+    for caption, cells in {"first": (7, 6), "second": (7, 7), "third": (8, 8)}.items():
+        means = captions.joint_means(maps, labels, caption)
+        assert means.shape == (10, *cells)
+        assert means.sum() == pytest.approx(1)
+        if caption in drawn:
+            np.testing.assert_allclose(drawn[caption][0], means)
+            np.testing.assert_allclose(drawn[caption].sum((1, 2, 3)), 1)
+    np.testing.assert_allclose(means * maps.mean() * 640, [maps[labels == n].mean(0) for n in range(10)])
+
+
+def test_strokes_lie_where_they_were_painted():
+    means = {reader: np.ones((3, 10, *grid)) for reader, grid in captions.GRIDS.items()}
+    for of_all in means.values():
+        of_all[0, 1, :, 3], of_all[0, 4, 5] = 9, 9
+        of_all[1:] = 0  # bootstrap samples do not count
+    table = captions.strokes(means).set_index(["digit", "grid"])
+    assert (table.loc[1, "brightest column x"] == 3).all()
+    assert (table.loc[4, "brightest row y"] == 5).all()

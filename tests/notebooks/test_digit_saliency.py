@@ -189,6 +189,19 @@ def test_the_committed_outputs_are_those_of_a_run_now(default, default_place):
     running.assert_same_outputs(NOTEBOOK, default_place / "out.ipynb")
 
 
+def test_the_answer_is_one_sentence_and_three_bullets_under_which_the_picture_stands(default_place):
+    cell = next(c for c in nbformat.read(default_place / "out.ipynb", as_version=4).cells if c.id == "report")
+    answer, picture, rest = cell.outputs
+    assert sum(line.startswith("- ") for line in rest["data"]["text/markdown"].splitlines()) == 3
+    assert answer["data"]["text/markdown"].startswith("**Is it the model or the ink?**")
+    assert picture["metadata"]["image/png"]["alt"].startswith("Ten heatmaps of 7 × 6 cells.")
+
+
+def test_no_cell_begins_with_if():
+    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert not [cell.id for cell in cells if cell.source.startswith("if ")]
+
+
 def test_mnist(tmp_path):
     """28 × 28 falls into 7 × 6 and 7 × 7 whole blocks; almost nothing is cut off."""
     result = execute(tmp_path, before=WITHOUT_SLOW_METHODS, dataset="mnist5k", columns=7, method="gradient", **QUICK)
@@ -196,7 +209,8 @@ def test_mnist(tmp_path):
     assert table["integrated_gradients", "7 × 7"]["mass kept"] == 1
     assert table["integrated_gradients", "7 × 6"]["mass kept"] > 0.998
     assert claims(result)["knows_digits"]["holds"] is True
-    assert "every_digit_is_learnt" not in claims(result)
+    assert claims(result)["every_digit_is_learnt"]["holds"] is None
+    assert claims(result)["every_digit_is_learnt"]["found"] == "no p-values were asked for: null_networks is 0"
     assert claims(result)["gradient_is_about_the_model"]["holds"] is None
     assert "7 × 7 cells" in running.shown(tmp_path / "out.ipynb")
 

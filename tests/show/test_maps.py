@@ -1,8 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.markers import CARETDOWNBASE, CARETUPBASE
 
 from helpers import show
+from helpers.show.maps import colour_readings
+from helpers.values import Nothing
 
 
 def images_of(figure):
@@ -78,19 +81,50 @@ def test_readings_stand_in_rows_with_their_intervals_and_verdicts():
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first is on top
 
 
-def test_the_comparison_shares_one_scale_and_marks_what_differs(rng):
-    one, other = rng.random((2, 10, 7, 6))
-    widths = np.full((10, 7, 6), 0.3)
+@pytest.mark.parametrize("shape", [(7, 6), (28, 28), (1, 8)])
+def test_the_comparison_stands_in_five_columns_on_one_scale_and_marks_what_differs(rng, shape):
+    """By digit, down a column: one condition, the other, their difference; 5 to 9 under 0 to 4."""
+    one, other = rng.random((2, 10, *shape))
+    widths = np.full((10, *shape), 0.3)
     figure = show.comparison(one, other, widths, ("a", "b"), "t")
+    figure.draw_without_rendering()
     panels = panels_of(figure)
     assert len(panels) == 30
-    assert [axes.get_title() for axes in panels[:3]] == ["a", "b", "difference"]
-    assert len({axes.images[0].get_clim() for row in (panels[0::3], panels[1::3]) for axes in row}) == 1
-    low, high = panels[2].images[0].get_clim()
-    assert low == -high == pytest.approx(-np.abs(one - other).max())
-    for digit, axes in enumerate(panels[2::3]):
-        marks = {(row, column) for column, row in axes.lines[0].get_xydata().astype(int)}
+    assert len({round(axes.get_position().x0, 2) for axes in panels}) == 5
+    assert [axes.get_ylabel() for axes in panels[::5]] == ["a", "b", "difference"] * 2
+    by_row = [panels[n : n + 5] for n in range(0, 30, 5)]
+    for digit in range(10):
+        above, below, change = (row[digit % 5] for row in by_row[3 * (digit // 5) :][:3])
+        assert above.get_title() == str(digit)
+        assert above.get_position().y0 > below.get_position().y0 > change.get_position().y0
+        for axes, found in ((above, one), (below, other), (change, one - other)):
+            np.testing.assert_array_equal(axes.images[0].get_array(), found[digit])
+        marks = {(row, column) for column, row in change.lines[0].get_xydata().astype(int)}
         assert marks == {tuple(place) for place in np.argwhere(np.abs(one - other)[digit] > 0.3)}
+    scales = [{axes.images[0].get_clim() for row in by_row[n::3] for axes in row} for n in range(3)]
+    assert scales[0] == scales[1] == {(0, max(one.max(), other.max()))}
+    assert scales[2] == {(-np.abs(one - other).max(), np.abs(one - other).max())}
+
+
+def test_readings_from_colours_stand_with_their_error_their_limits_and_chance():
+    table = pd.DataFrame({
+        "panel": ["r = 4", "r = 4", "random"], "i": [10, 20, 10], "read": [0.12, 0.2, 0.1],
+        "limit": [np.nan, "at least", "at most"],
+    })  # fmt: skip
+    chance = pd.DataFrame({"i": [10, 20], "mean": [0.03, 0.05], "low": [0.02, 0.04], "high": [0.04, 0.06]})
+    figure = colour_readings(table, chance, (0.1, 0.2), 0.005, "t")
+    (axes,) = figure.axes
+    errors = {bars.get_label(): bars for bars in axes.containers}
+    assert errors["r = 4"].lines[0].get_ydata().tolist() == [0.12, 0.2]
+    assert errors["random"].lines[0].get_ydata().tolist() == [0.1]
+    up, *_ = errors["r = 4"].lines[2][0].get_segments()
+    assert up[:, 1].tolist() == pytest.approx([0.115, 0.125])
+    arrows = [cap.get_marker() for bars in errors.values() for cap in bars.lines[1] if len(cap.get_xdata())]
+    assert sum(marker in (CARETUPBASE, CARETDOWNBASE) for marker in arrows) == 2
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {tuple(row) for row in chance[["i", "low"]].to_numpy()} <= {tuple(row) for row in band}
+    assert {tuple(row) for row in chance[["i", "high"]].to_numpy()} <= {tuple(row) for row in band}
+    assert axes.patches[0].get_height() == 0.1  # black up to the floor of the bar
 
 
 def test_contested_digits_share_one_scale(rng):
@@ -105,14 +139,20 @@ def test_contested_digits_share_one_scale(rng):
     assert {axes.images[0].get_clim() for axes in panels} == {(0, highest)}
 
 
-def test_confusion_counts_every_image_once():
+def test_confusion_has_the_digits_that_are_confused():
     counts = np.diag(np.arange(10, 20))
     counts[3, 8] = 7
-    texts = {
-        (text.get_position()[1], text.get_position()[0]): text.get_text()
-        for text in panels_of(show.confusion(counts, "t"))[0].texts
-    }
-    assert texts == {(k, k): str(10 + k) for k in range(10)} | {(3, 8): "7"}
+    axes = panels_of(show.confusion(counts, "t"))[0]
+    texts = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
+    assert texts == {(0, 0): "13", (1, 1): "18", (0, 1): "7"}
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == ["3", "8"]
+
+
+def test_where_nothing_is_confused_there_is_no_matrix():
+    found = show.confusion(np.diag(np.arange(10)), "t")
+    assert isinstance(found, Nothing)
+    assert found.reason == "every digit is read right"
 
 
 def test_curves_show_means_and_areas(rng):
