@@ -26,7 +26,7 @@ from helpers.digits import classifiers, controls, saliency
 from helpers.paths import ROOT
 from helpers.press import run, sweep
 from helpers.show import explorers
-from helpers.subspaces import chance
+from helpers.subspaces import chance, haar
 from tests.notebooks import running
 
 
@@ -50,7 +50,7 @@ def double_loop(u, v):
 
 def both_by_qr(i, j, d, draws, rng):
     """φ of random pairs, both subspaces drawn in full."""
-    sides = ((chance.random_directions(d, i, rng), chance.random_directions(d, j, rng)) for _ in range(draws))
+    sides = ((haar.random_directions(d, i, rng), haar.random_directions(d, j, rng)) for _ in range(draws))
     return [np.linalg.norm(u.T @ v) ** 2 / min(i, j) for u, v in sides]
 
 
@@ -82,11 +82,11 @@ def attributions(what, networks, images, labels, single):
 
 def main():
     rng = np.random.default_rng(0)
-    u, v = chance.random_directions(12288, 1200, rng), chance.random_directions(12288, 64, rng)
+    u, v = haar.random_directions(12288, 1200, rng), haar.random_directions(12288, 64, rng)
     ours, product = best(lambda: subspaces.similarity_grid(u, v)), best(lambda: u.T @ v)
     show("similarity_grid, d = 12288, I = 1200, J = 64 ", ours, product, "the matrix product alone")
 
-    u, v = chance.random_directions(384, 384, rng), chance.random_directions(384, 384, rng)
+    u, v = haar.random_directions(384, 384, rng), haar.random_directions(384, 384, rng)
     ours, loop = best(lambda: subspaces.similarity_grid(u, v), 20), best(lambda: double_loop(u, v), 1)
     show("similarity_grid, d = I = J = 384             ", ours, loop, "the double loop over (i, j) ")
     ours, loop = best(lambda: subspaces.similarity_grid(u, v[:, :64]), 50), best(lambda: double_loop(u, v[:, :64]), 1)
@@ -101,7 +101,7 @@ def main():
     show("top_directions, d = 2048, k = 200            ", ours, full, "a full SVD                  ")
 
     draws, shape = 10_000, (50, 8, 1000)
-    ours, theirs = best(lambda: chance.random_phi(*shape, draws, rng)), best(lambda: both_by_qr(*shape, 100, rng), 2)
+    ours, theirs = best(lambda: haar.random_phi(*shape, draws, rng)), best(lambda: both_by_qr(*shape, 100, rng), 2)
     show(
         "random_phi, 10,000 draws, d = 1000, i = 50, j = 8", ours, theirs * draws / 100, "both sides by QR (100 timed)"
     )

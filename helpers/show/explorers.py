@@ -11,7 +11,7 @@ from helpers.parameters import DigitSaliency, RandomBaselines, SubspaceSimilarit
 from helpers.show import live, words
 from helpers.show.explore import Axis, Cells, Explorer
 from helpers.show.phi import PhiRow, phi_titles
-from helpers.subspaces import chance
+from helpers.subspaces import chance, haar
 from helpers.values import passing
 from helpers.weights import modules
 
@@ -166,7 +166,7 @@ class _Random:
         self.cosines = lru_cache(64)(self.cosines)
 
     def cosines(self, i, j, d, draws):
-        return chance.random_cosines(i, j, d, draws, np.random.default_rng([self.p.seed, 2, i, j]))
+        return haar.random_cosines(i, j, d, draws, np.random.default_rng([self.p.seed, 2, i, j]))
 
     def draw(self, **given):
         q = RandomBaselines.parse({**self.p.model_dump(), **given})

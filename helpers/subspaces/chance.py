@@ -2,28 +2,33 @@
 
 U and V are independent and uniform (Haar) among the subspaces of dimension i and j of R^d. Their squared cosines follow
 the Jacobi ensemble, and min(i, j) φ is its trace, the Pillai-Bartlett statistic (Muirhead 1982, *Aspects of
-Multivariate Statistical Theory*, chapters 3 and 10). Formulas first, then draws, then pairs that are not chance. What
+Multivariate Statistical Theory*, chapters 3 and 10). Formulas first, then pairs that are not chance. What
 is not positive integers with i, j ≤ d is refused with a ValueError; where they may be arrays, they broadcast.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from numbers import Real
 from typing import SupportsIndex as Index
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float, Float64, Num
+from jaxtyping import Float, Float64
 from numpy.random import Generator
 from scipy import optimize, special
 
 from helpers.subspaces import similarity
+from helpers.subspaces.haar import (
+    Numbers,
+    check_draws,
+    checked_dimensions,
+    chunks,
+    overlaps,
+    random_cosines,
+    random_directions,
+)
 
-Numbers = Real | Num[np.ndarray, "..."] | pd.Series | Sequence  # which broadcast
 UNDERFLOW = 1e-280  # below this the incomplete beta function nears the end of double precision
 FRACTION_TERMS = 64  # of the continued fraction; where it is used, some 20 are enough
-CHUNK = 2**22  # numbers drawn at once
 SAMPLED_BELOW = 20  # d, below which tails are read off draws: no Beta law is close enough there
 SAMPLES = 60_000  # of which such a tail is made, some planted so strongly that they reach far
 STRENGTHS = 2.0 ** np.arange(12)  # of planting, see `planted_cosines`
@@ -32,7 +37,7 @@ KNOT = 128  # samples from one point of a sampled tail to the next
 
 def mean(i: Numbers, j: Numbers, d: Numbers) -> Numbers:
     """E φ = max(i, j) / d."""
-    i, j, d = _checked_dimensions(i, j, d)
+    i, j, d = checked_dimensions(i, j, d)
     return np.maximum(i, j) / d
 
 
@@ -41,7 +46,7 @@ def variance(i: Numbers, j: Numbers, d: Numbers) -> Numbers:
 
     From the second moments of a uniform projector; the law is the Pillai-Bartlett trace of the Jacobi ensemble.
     """
-    return _variance(*_checked_dimensions(i, j, d))
+    return _variance(*checked_dimensions(i, j, d))
 
 
 def mean_grid(rows: Index, columns: Index, d: Index) -> Float64[np.ndarray, "{rows} {columns}"]:
@@ -134,71 +139,10 @@ def cosine_density(cosines: Float[np.ndarray, "n"], i: Index, j: Index, d: Index
 
 def cosine_limits(i: Index, j: Index, d: Index) -> tuple[float, float]:
     """(least, greatest) squared cosine in Wachter's limit, apart from those that are exactly 0 or 1."""
-    _checked_dimensions(i, j, d)
+    checked_dimensions(i, j, d)
     a, b = i / d, j / d
     low, high = ((np.sqrt(a * (1 - b)) + sign * np.sqrt(b * (1 - a))) ** 2 for sign in (-1, 1))
     return float(low), float(min(high, 1.0))
-
-
-def random_directions(d: Index, k: Index, rng: Generator) -> Float64[np.ndarray, "{d} {k}"]:
-    """k ≤ d uniform random orthonormal directions of R^d: a Haar frame, and so a uniform subspace.
-
-    The right singular directions of `gaussian_factor` span such a subspace as well, at any number of them. The signs
-    that QR chooses are undone (Mezzadri 2007, arXiv:math-ph/0609050).
-    """
-    _checked_dimensions(k, k, d)
-    q, r = np.linalg.qr(rng.standard_normal((d, k)))
-    return q * np.sign(np.diag(r))
-
-
-def gaussian_factor(r: Index, d: Index, rng: Generator) -> Float64[np.ndarray, "{r} {d}"]:
-    """A_rand of the paper's random panels: independent standard normal entries (Hu et al. 2021, appendix G)."""
-    _checked_dimensions(r, r, d)
-    return rng.standard_normal((r, d))
-
-
-def random_cosines(
-    i: Index, j: Index, d: Index, draws: Index, rng: Generator
-) -> Float64[np.ndarray, "{draws} {min(i,j)}"]:
-    """Squared cosines of the principal angles of random pairs, falling.
-
-    Two Wishart matrices of the smaller dimension stand for the subspaces, so the cost does not depend on d. Where
-    i + j > d, i + j − d cosines are 1 and the others are those of the orthogonal complements. ValueError for draws
-    below 2.
-    """
-    _checked_dimensions(i, j, d)
-    _check_draws(draws)
-    forced = max(i + j - d, 0)
-    if forced:
-        i, j = d - i, d - j
-    smaller, larger = min(i, j), max(i, j)
-    if not smaller:
-        return np.ones((draws, forced))
-    parts = []
-    for n in _chunks(draws, smaller**2):
-        inside, outside = (_wishart(freedom, smaller, n, rng) for freedom in (larger, d - larger))
-        root = np.linalg.cholesky(inside + outside)
-        half = np.linalg.solve(root, inside)
-        parts.append(np.linalg.eigvalsh(np.linalg.solve(root, half.swapaxes(1, 2)))[:, ::-1])
-    return np.hstack([np.ones((draws, forced)), np.clip(np.concatenate(parts), 0.0, 1.0)])
-
-
-def random_phi(i: Index, j: Index, d: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "{draws}"]:
-    """φ of random pairs. As `random_cosines`."""
-    return random_cosines(i, j, d, draws, rng).mean(axis=1)
-
-
-def random_overlaps(
-    i: Index, j: Index, d: Index, draws: Index, rng: Generator
-) -> Float64[np.ndarray, "{draws} {i} {j}"]:
-    """Uᵀ V of random pairs, U being i and V being j random directions in order.
-
-    φ of the leading directions of one pair, over all of the grid, is `similarity.cumulative_phi` of its overlap. One
-    side is fixed, by invariance, and of the other only the part inside it is drawn. Raises as `random_cosines`.
-    """
-    _checked_dimensions(i, j, d)
-    _check_draws(draws)
-    return _overlaps(i, j, d, draws, rng)
 
 
 def least_log_tails(i: Index, j: Index, d: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "{draws}"]:
@@ -207,32 +151,14 @@ def least_log_tails(i: Index, j: Index, d: Index, draws: Index, rng: Generator) 
     Its quantiles say how surprising the most surprising cell of an i × j grid has to be, with the dependence of
     neighbouring cells accounted for (the max-statistic of Westfall & Young 1993).
     """
-    _checked_dimensions(i, j, d)
-    _check_draws(draws)
+    checked_dimensions(i, j, d)
+    check_draws(draws)
     rows, columns = np.ogrid[1 : i + 1, 1 : j + 1]
     least = []
-    for n in _chunks(draws, i * j):
-        grids = similarity.cumulative_phi(_overlaps(i, j, d, n, rng))
+    for n in chunks(draws, i * j):
+        grids = similarity.cumulative_phi(overlaps(i, j, d, n, rng))
         least.append(log_tail_probability(grids, rows, columns, d).min(axis=(1, 2)))
     return np.concatenate(least)
-
-
-def projection_norms(
-    weight: Float[np.ndarray, "out in"], rank: Index, draws: Index, rng: Generator
-) -> Float64[np.ndarray, "{draws}"]:
-    """‖Uᵀ W V‖_F for uniform random U and V of `rank` directions each.
-
-    Their root mean square is rank · ‖W‖_F / √(out · in), the random column of Table 7.
-    """
-    sides = [[random_directions(size, rank, rng) for size in weight.shape] for _ in range(draws)]
-    return np.array([np.linalg.norm(u.T @ weight @ v) for u, v in sides])
-
-
-def spectrum_matched(weight: Float[np.ndarray, "out in"], rng: Generator) -> Float64[np.ndarray, "out in"]:
-    """A random matrix with the singular values of `weight` and uniform random singular directions."""
-    values = np.linalg.svd(weight, compute_uv=False)
-    left, right = (random_directions(size, len(values), rng) for size in weight.shape)
-    return left * values @ right.T
 
 
 def planted_directions(d: Index, shares: dict, k: Index, rng: Generator) -> Float64[np.ndarray, "{d} {k}"]:
@@ -320,7 +246,7 @@ def _variance(i, j, d):
 
 def _beta(i, j, d):
     """Least φ, and the two parameters of the Beta law above it. Where φ is constant they are 1 and of no meaning."""
-    i, j, d = _checked_dimensions(i, j, d)
+    i, j, d = checked_dimensions(i, j, d)
     smaller = np.minimum(i, j)
     floor = np.maximum(i + j - d, 0.0) / smaller
     room = np.where(floor < 1, 1 - floor, 1.0)
@@ -385,34 +311,6 @@ def _log_far_tail(a, b, x):
     return b * np.log(y) + a * np.log(x) - np.log(b) - special.betaln(a, b) - np.log1p(fraction)
 
 
-def _overlaps(i, j, d, draws, rng):
-    """`random_overlaps` of any number of draws."""
-    if j > i:
-        return _overlaps(j, i, d, draws, rng).swapaxes(1, 2)
-    inside = rng.standard_normal((draws, i, j))
-    if d - i >= j:
-        outside = _wishart(d - i, j, draws, rng)
-    else:
-        rest = rng.standard_normal((draws, d - i, j))
-        outside = rest.swapaxes(1, 2) @ rest
-    root = np.linalg.cholesky(inside.swapaxes(1, 2) @ inside + outside)
-    return np.linalg.solve(root, inside.swapaxes(1, 2)).swapaxes(1, 2)
-
-
-def _wishart(freedom, size, draws, rng):
-    """Wishart matrices with unit scale by Bartlett's decomposition, freedom ≥ size: [draws, size, size]."""
-    root = np.tril(rng.standard_normal((draws, size, size)), -1)
-    diagonal = np.arange(size)
-    root[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom - diagonal, (draws, size)))
-    return root @ root.swapaxes(1, 2)
-
-
-def _chunks(draws, size):
-    """Draws cut into parts of at most CHUNK numbers, `size` of them a draw."""
-    most = max(1, CHUNK // size)
-    return [most] * (draws // most) + [draws % most] * (draws % most > 0)
-
-
 def _checked_phi(phi):
     phi = np.asarray(phi, dtype=np.float64)
     if (outside := phi[(phi < 0) | (phi > 1)]).size:
@@ -423,21 +321,3 @@ def _checked_phi(phi):
 def _check_varies(i, j, d):
     if variance(i, j, d) == 0:
         raise ValueError(f"φ is always 1 for i = {i}, j = {j}, d = {d}: nothing can lie beyond chance")
-
-
-def _check_draws(draws):
-    if not isinstance(draws, int | np.integer) or draws < 2:
-        raise ValueError(f"draws is {draws}: expected an integer of at least 2")
-
-
-def _checked_dimensions(i, j, d):
-    i, j, d = (np.asarray(value) for value in (i, j, d))
-    for name, value in (("i", i), ("j", j), ("d", d)):
-        if value.dtype.kind not in "iu" or (value < 1).any():
-            raise ValueError(f"{name} is {value}: expected positive integers")
-    for name, value in (("i", i), ("j", j)):
-        if (value > d).any():
-            raise ValueError(
-                f"{name} reaches {value.max()}, above d = {d.min()}: a subspace has at most the dimension of its space"
-            )
-    return i.astype(np.float64), j.astype(np.float64), d.astype(np.float64)

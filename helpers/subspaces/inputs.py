@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from helpers import weights
 from helpers.parameters import BadParameter
-from helpers.subspaces import chance, directions
+from helpers.subspaces import directions, haar
 from helpers.subspaces.directions import Decomposition, Directions
 from helpers.weights import WeightsError
 
@@ -103,8 +103,8 @@ class Inputs(weights.Compared):
 
 @lru_cache(16)
 def random_adapter(r: Index, d: Index, seed: Index) -> Float64[np.ndarray, "{d} {r}"]:
-    """Directions of a random A, the paper's random panel: see `chance.gaussian_factor`."""
-    return directions.top_directions(chance.gaussian_factor(r, d, np.random.default_rng(seed)), None).vectors
+    """Directions of a random A, the paper's random panel: see `haar.gaussian_factor`."""
+    return directions.top_directions(haar.gaussian_factor(r, d, np.random.default_rng(seed)), None).vectors
 
 
 def weight_directions(base: weights.Base, module: str, k: Index, side: str = "right") -> Directions:

@@ -14,7 +14,7 @@ from numpy.random import Generator
 from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
 
-from helpers.subspaces import chance, similarity
+from helpers.subspaces import chance, haar, similarity
 from helpers.subspaces.chance import Numbers
 
 LEAD_PAIRS = 500  # random pairs drawn at once
@@ -34,14 +34,14 @@ def lead_z(phi: Numbers, other: Numbers, sizes: Numbers, d: Index, draws: Index,
     difference is held against that of two independent random pairs in R^d. It has mean 0 and twice the variance of one
     pair's mean over k, which is drawn, since the cells of a pair depend on each other. Returns z [...]; NaN where
     chance has no spread. Raises ValueError unless there is a φ of either pair at every k, and as
-    `chance.random_overlaps`.
+    `haar.random_overlaps`.
     """
     phi, other, sizes = (np.asarray(each) for each in (phi, other, sizes))
     if not sizes.size or {phi.shape[-1:], other.shape[-1:]} != {sizes.shape}:
         raise ValueError(f"φ of shapes {phi.shape} and {other.shape} at k = {sizes.tolist()}: expected one at every k")
     last, means = int(sizes.max()), []
     for part in np.array_split(range(draws), -(-draws // LEAD_PAIRS)):
-        grids = similarity.cumulative_phi(chance.random_overlaps(last, last, d, len(part), rng))
+        grids = similarity.cumulative_phi(haar.random_overlaps(last, last, d, len(part), rng))
         means.append(grids[:, sizes - 1, sizes - 1].mean(1))
     spread = np.sqrt(2) * np.concatenate(means).std()
     return (phi - other).mean(-1) / (spread if spread > 1e-9 else np.nan)
@@ -99,7 +99,7 @@ def turned(
         parts.append((kinds == kind, np.moveaxis(found, 2, 0)))  # [d, layers, adapters, j]
     drawn = []
     for _ in range(draws):
-        weights = np.tensordot(chance.random_directions(len(frame), len(mix), rng), mix, 1)
+        weights = np.tensordot(haar.random_directions(len(frame), len(mix), rng), mix, 1)
         drawn.append(np.concatenate([_every_pair(weights[:, here], adapters) for here, adapters in parts]))
     return np.array(drawn)
 
@@ -162,7 +162,7 @@ def growth_with_rank(table: pd.DataFrame, ranks: Numbers, drawn: Float[np.ndarra
     dependence. p says that these adapters' φ differ as chance would not have it, not that other runs' would.
     table: projection, layer and phi of n adapters in their places, as from `atlas.own_layers`; ranks: theirs. drawn: φ
     under the null, the columns of `turned` of adapters with their own layer's W, or for the adapters of
-    one module independent `chance.random_phi`. Means and lead are over the places in which a rank occurs, and both the
+    one module independent `haar.random_phi`. Means and lead are over the places in which a rank occurs, and both the
     least and the greatest do; p is NaN where there is none, or one rank only.
     """
     rows = table[["projection", "layer", "phi"]].assign(rank=np.asarray(ranks)).reset_index(drop=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from helpers.subspaces import atlas, chance, nulls, paper, similarity
+from helpers.subspaces import atlas, chance, haar, nulls, similarity
 from helpers.subspaces.inputs import Inputs, random_adapter
 from helpers.values import Nothing, computed
 from helpers.weights import modules
@@ -201,7 +201,7 @@ class Similarity(Inputs):
         """How φ at (i, j) goes with r in this module: a `nulls.Growth`, against independent random pairs."""
         if len(set(self.ranks)) < 2:
             return Nothing("the adapters have one rank")
-        drawn = chance.random_phi(self.i, self.j, self.d, nulls.ROTATIONS * len(self.ranks), self.rng(8))
+        drawn = haar.random_phi(self.i, self.j, self.d, nulls.ROTATIONS * len(self.ranks), self.rng(8))
         table = self.reading.assign(projection="", layer=0)
         return nulls.growth_with_rank(table, self.ranks, drawn.reshape(nulls.ROTATIONS, -1))
 
@@ -250,7 +250,7 @@ class Similarity(Inputs):
         pair = self.pairs["runs"]
         if isinstance(pair, Nothing):
             return pair
-        draws = (chance.random_directions(self.d, self.counts[n], self.rng(n)) for n in pair)
+        draws = (haar.random_directions(self.d, self.counts[n], self.rng(n)) for n in pair)
         return similarity.similarity_grid(*draws)
 
     @computed()
@@ -305,21 +305,16 @@ class Similarity(Inputs):
             if rank:  # an untrained B adds nothing
                 strongest = self.top(self.module, rank).singular_values
                 row = similarity.amplification(self.weight, self.decomposition(self.module, n), rank, strongest)
-                draws = chance.projection_norms(self.weight, rank, DRAWS, self.rng(rank))
+                draws = haar.projection_norms(self.weight, rank, DRAWS, self.rng(rank))
                 rows[name] = [*row, (draws < row.by_delta).sum()]
         if not rows:
             return Nothing("no adapter adds anything")
         columns = [*similarity.Amplification._fields, "beaten"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
 
-    @computed("amplified")
-    def table_7(self):
-        """The fields of `Amplification` of the adapters, and of GPT-3 as published."""
-        return pd.concat([self.amplified.drop(columns="beaten"), paper.amplification()]).rename_axis("adapter")
-
     @computed("reading")
     def start(self):
-        """φ at (i, j) trained and untrained: trained, untrained, chance, A kept (of its row space), kept by chance, gain.
+        """φ at (i, j) before and after: trained, untrained, chance, A kept (of its row space), kept by chance, gain.
 
         gain: trained less untrained, in standard deviations of the difference of two random draws.
         """

@@ -12,7 +12,7 @@ from helpers import digits, parameters, subspaces
 from helpers.digits import classifiers, controls, saliency
 from helpers.show import explorers
 from helpers.show.explore import Frozen
-from helpers.subspaces import chance
+from helpers.subspaces import chance, haar
 from tests.notebooks.running import MINILM
 
 NUMBER = r"(−?[\d.]+)"
@@ -212,7 +212,7 @@ def test_a_page_of_01_does_not_decompose_every_large_weight(make_base, make_adap
 def test_the_line_of_02_agrees_with_the_laws_it_draws():
     explorer = explorers.random_baselines(parameters.RandomBaselines(draws=4000))
     line = explorer.picture(dimension=256, rank_i=24, rank_j=8)[1]
-    phi = chance.random_phi(24, 8, 256, 4000, np.random.default_rng([0, 2, 24, 8]))
+    phi = haar.random_phi(24, 8, 256, 4000, np.random.default_rng([0, 2, 24, 8]))
     assert read(line, rf"draws {NUMBER} ±") == pytest.approx(phi.mean(), abs=6e-5)
     assert read(line, rf"exceeds {NUMBER}\.") == pytest.approx(np.quantile(phi, 0.95), rel=0.01)
     noticed = chance.detectable_phi(24, 8, 256, 0.05, 0.9, 4000, np.random.default_rng(7)) / (24 / 256)

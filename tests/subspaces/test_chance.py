@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from helpers import subspaces
-from helpers.subspaces import chance
+from helpers.subspaces import chance, haar
 
 SHAPES = [
     (30, 7, 4), (30, 4, 7), (30, 6, 6), (12, 9, 8), (12, 1, 5), (20, 20, 3), (50, 14, 4), (40, 3, 30),
@@ -157,11 +157,11 @@ def test_importance_sampling_counts_what_plain_sampling_counts(d, i, j):
 @pytest.mark.parametrize(("i", "j", "d"), [(1, 1, 1), (5, 2, 5), (2, 5, 5), (5, 5, 5)])
 def test_where_phi_is_a_constant_it_surprises_nobody(i, j, d):
     assert chance.tail_probability(1.0, i, j, d) == 1
-    assert chance.random_phi(i, j, d, 2, np.random.default_rng(0)) == pytest.approx(1)
+    assert haar.random_phi(i, j, d, 2, np.random.default_rng(0)) == pytest.approx(1)
 
 
 def test_tail_over_a_grid_is_that_of_its_cells(rng):
-    u, v = (chance.random_directions(12, k, rng) for k in (12, 9))
+    u, v = (haar.random_directions(12, k, rng) for k in (12, 9))
     grid = subspaces.similarity_grid(u, v)
     rows, columns = np.ogrid[1:13, 1:10]
     tails = chance.log_tail_probability(grid, rows, columns, 12)
@@ -183,11 +183,11 @@ def test_critical_phi_is_the_inverse_of_the_tail(i, j, d):
 
 
 def test_random_directions_are_orthonormal_uniform_and_seeded():
-    u = chance.random_directions(20, 5, np.random.default_rng(1))
+    u = haar.random_directions(20, 5, np.random.default_rng(1))
     np.testing.assert_allclose(u.T @ u, np.eye(5), atol=1e-14)
-    np.testing.assert_array_equal(u, chance.random_directions(20, 5, np.random.default_rng(1)))
+    np.testing.assert_array_equal(u, haar.random_directions(20, 5, np.random.default_rng(1)))
     rng, fixed = np.random.default_rng(2), np.eye(20)[:, :8]
-    phi = np.array([subspaces.phi(fixed, chance.random_directions(20, 5, rng), 8, 5) for _ in range(2000)])
+    phi = np.array([subspaces.phi(fixed, haar.random_directions(20, 5, rng), 8, 5) for _ in range(2000)])
     assert within(phi, 8 / 20)
     z = chance.z_score(phi, 8, 5, 20)
     assert z.mean() == pytest.approx(0, abs=4 / np.sqrt(2000))
@@ -197,7 +197,7 @@ def test_random_directions_are_orthonormal_uniform_and_seeded():
 def test_random_directions_favour_no_sign():
     """Their mean is zero, also where they are mixed; QR alone gives the first of them a fixed sign."""
     rng = np.random.default_rng(15)
-    frames = np.array([chance.random_directions(5, 3, rng) for _ in range(4000)])
+    frames = np.array([haar.random_directions(5, 3, rng) for _ in range(4000)])
     np.testing.assert_allclose(frames.mean(0), 0, atol=4 / np.sqrt(5 * 4000))
     mixed = frames.sum(2)[:, :2]
     assert within(np.square(mixed).sum(1), 3 * 2 / 5)
@@ -205,7 +205,7 @@ def test_random_directions_favour_no_sign():
 
 def test_the_papers_gaussian_factor_has_uniform_directions():
     rng = np.random.default_rng(7)
-    found = [subspaces.top_directions(chance.gaussian_factor(6, 30, rng), 6).vectors for _ in range(1500)]
+    found = [subspaces.top_directions(haar.gaussian_factor(6, 30, rng), 6).vectors for _ in range(1500)]
     for j in (1, 3, 6):  # also the strongest of them alone
         phi = np.array([subspaces.phi(np.eye(30)[:, :9], v, 9, j) for v in found])
         assert stats.kstest(chance.tail_probability(phi, 9, j, 30), "uniform").pvalue > 0.001
@@ -217,8 +217,8 @@ def test_draws_have_the_law_of_whole_random_matrices(d, i, j):
     whole, draws = np.random.default_rng(8), 3000
     bases = np.linalg.qr(whole.standard_normal((draws, d, j)))[0]
     expected = np.linalg.svd(bases[:, :i], compute_uv=False) ** 2
-    cosines = chance.random_cosines(i, j, d, draws, np.random.default_rng(9))
-    overlaps = chance.random_overlaps(i, j, d, draws, np.random.default_rng(10))
+    cosines = haar.random_cosines(i, j, d, draws, np.random.default_rng(9))
+    overlaps = haar.random_overlaps(i, j, d, draws, np.random.default_rng(10))
     assert overlaps.shape == (draws, i, j)
     for found in (cosines, np.linalg.svd(overlaps, compute_uv=False) ** 2):
         assert found.shape == (draws, min(i, j))
@@ -232,14 +232,14 @@ def test_draws_have_the_law_of_whole_random_matrices(d, i, j):
 
 
 def test_same_seed_same_draws():
-    for draw in (chance.random_phi, chance.random_overlaps, chance.least_log_tails):
+    for draw in (haar.random_phi, haar.random_overlaps, chance.least_log_tails):
         one, other = (draw(6, 3, 20, 5, np.random.default_rng(1)) for _ in range(2))
         np.testing.assert_array_equal(one, other)
 
 
 def test_many_draws_come_in_parts_of_the_same_law(monkeypatch):
-    monkeypatch.setattr(chance, "CHUNK", 64)
-    phi = chance.random_phi(6, 3, 20, 1001, np.random.default_rng(1))
+    monkeypatch.setattr(haar, "CHUNK", 64)
+    phi = haar.random_phi(6, 3, 20, 1001, np.random.default_rng(1))
     assert len(phi) == 1001
     assert within(phi, 6 / 20)
     assert len(chance.least_log_tails(6, 3, 20, 7, np.random.default_rng(1))) == 7
@@ -251,7 +251,7 @@ def test_the_most_surprising_cell_of_a_grid(rng):
     critical = np.quantile(chance.least_log_tails(i, j, d, 2000, np.random.default_rng(11)), 0.05)
     assert np.log(0.05 / (i * j)) < critical < np.log(0.05)
     rows, columns = np.ogrid[1 : i + 1, 1 : j + 1]
-    pairs = [(chance.random_directions(d, i, rng), chance.random_directions(d, j, rng)) for _ in range(600)]
+    pairs = [(haar.random_directions(d, i, rng), haar.random_directions(d, j, rng)) for _ in range(600)]
     least = [chance.log_tail_probability(subspaces.similarity_grid(*pair), rows, columns, d).min() for pair in pairs]
     spread = np.sqrt(0.05 * 0.95 * (1 / 600 + 1 / 2000))
     assert np.mean(np.array(least) < critical) == pytest.approx(0.05, abs=4 * spread)
@@ -261,7 +261,7 @@ def test_the_most_surprising_cell_of_a_grid(rng):
 def test_cosines_fill_wachters_density(d, i, j):
     low, high = chance.cosine_limits(i, j, d)
     forced = max(i + j - d, 0)
-    cosines = chance.random_cosines(i, j, d, 40, np.random.default_rng(12))[:, forced:].ravel()
+    cosines = haar.random_cosines(i, j, d, 40, np.random.default_rng(12))[:, forced:].ravel()
     grid = np.linspace(low, min(high, 1 - 1e-6), 20001)[1:-1]
     density = chance.cosine_density(grid, i, j, d)
     cumulative = np.cumsum(density) * (grid[1] - grid[0])
@@ -275,7 +275,7 @@ def test_planted_directions_have_the_phi_they_were_given(rng):
     shares = {10: 0.3, 40: 0.3, 60: 0.75}
     v = chance.planted_directions(200, shares, 4, rng)
     np.testing.assert_allclose(v.T @ v, np.eye(4), atol=1e-12)
-    turn = chance.random_directions(200, 200, rng)
+    turn = haar.random_directions(200, 200, rng)
     for i, phi in shares.items():
         for j in (1, 4):
             assert subspaces.phi(turn[:, :i], turn @ v, i, j) == pytest.approx(phi)
@@ -288,12 +288,12 @@ def test_planted_directions_have_the_phi_they_were_given(rng):
 
 def test_a_spectrum_matched_matrix_has_the_singular_values_and_uniform_directions():
     weight, rng = np.diag(np.linspace(5, 1, 12)), np.random.default_rng(14)
-    found = [chance.spectrum_matched(weight, rng) for _ in range(1500)]
+    found = [haar.spectrum_matched(weight, rng) for _ in range(1500)]
     np.testing.assert_allclose(np.linalg.svd(found[0], compute_uv=False), np.linspace(5, 1, 12))
     for turned in (found, np.swapaxes(found, 1, 2)):
         phi = [np.square(subspaces.top_directions(matrix, 3).vectors[:5]).sum() / 3 for matrix in turned]
         assert stats.kstest(chance.tail_probability(phi, 5, 3, 12), "uniform").pvalue > 0.001
-    assert chance.spectrum_matched(np.ones((3, 7)), rng).shape == (3, 7)
+    assert haar.spectrum_matched(np.ones((3, 7)), rng).shape == (3, 7)
 
 
 def test_planting_in_a_gaussian_factor_divides_the_squared_tangents(rng):
@@ -352,7 +352,7 @@ def test_a_difference_is_held_against_that_of_two_random_pairs(rng):
 
 def test_random_projections_of_a_weight_have_the_closed_form_as_their_root_mean_square(rng):
     weight = rng.standard_normal((20, 30)) * np.linspace(3, 0, 30)
-    squares = chance.projection_norms(weight, 4, 3000, np.random.default_rng(1)) ** 2
+    squares = haar.projection_norms(weight, 4, 3000, np.random.default_rng(1)) ** 2
     assert within(squares, 4**2 * np.sum(weight**2) / weight.size)
 
 
@@ -382,8 +382,8 @@ def test_refuses_what_is_no_dimension(i, j, d, message, unchecked):
         lambda: chance.tail_probability(0.5, i, j, d),
         lambda: chance.critical_phi(0.5, i, j, d),
         lambda: chance.cosine_limits(i, j, d),
-        lambda: chance.random_phi(i, j, d, 2, rng),
-        lambda: chance.random_overlaps(i, j, d, 2, rng),
+        lambda: haar.random_phi(i, j, d, 2, rng),
+        lambda: haar.random_overlaps(i, j, d, 2, rng),
         lambda: chance.least_log_tails(i, j, d, 2, rng),
     ):
         with pytest.raises(ValueError, match=message):
@@ -398,7 +398,7 @@ def test_refuses_a_phi_that_is_none(phi):
 
 @pytest.mark.parametrize("draws", [1, 0, -3, 2.5])
 def test_refuses_too_few_draws(draws, unchecked):
-    for draw in (chance.random_phi, chance.random_overlaps, chance.least_log_tails):
+    for draw in (haar.random_phi, haar.random_overlaps, chance.least_log_tails):
         with pytest.raises(ValueError, match=f"draws is {draws}: expected an integer of at least 2"):
             draw(3, 2, 9, draws, np.random.default_rng(0))
 
@@ -447,6 +447,6 @@ def test_refuses_what_has_no_answer():
 
 
 def test_refuses_more_directions_than_dimensions(rng):
-    for draw in (chance.random_directions, lambda d, k, rng: chance.gaussian_factor(k, d, rng)):
+    for draw in (haar.random_directions, lambda d, k, rng: haar.gaussian_factor(k, d, rng)):
         with pytest.raises(ValueError, match="above d = 4"):
             draw(4, 5, rng)

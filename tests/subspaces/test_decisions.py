@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from helpers.subspaces import atlas, chance, nulls, similarity
+from helpers.subspaces import atlas, chance, haar, nulls, similarity
 
 REPLICATES = 400
 MOST = stats.binom.ppf(0.999, REPLICATES, 0.05) / REPLICATES
@@ -119,7 +119,7 @@ def rate(outcomes):
 @pytest.mark.parametrize(("i", "j", "d", "n"), [(4, 3, 12, 24), (2, 2, 4, 24), (14, 4, 60, 48), (14, 4, 60, 1)])
 def test_any_of_n_beyond_chance(i, j, d, n):
     """Of which `above_chance`, its likes over layers and pairs of adapters, and `untrained_is_chance` are made."""
-    phi = chance.random_phi(i, j, d, REPLICATES * n, np.random.default_rng(2)).reshape(REPLICATES, n)
+    phi = haar.random_phi(i, j, d, REPLICATES * n, np.random.default_rng(2)).reshape(REPLICATES, n)
     p = chance.tail_probability(phi, i, j, d)
     assert rate([nulls.holm(each).min() < 0.05 for each in p]) <= MOST
 
@@ -129,7 +129,7 @@ def test_rises(first, last, j, d, n):
     """`grows_more_than_chance` and its contrary, by one correction for both."""
 
     def decide(rng):
-        grids = similarity.cumulative_phi(chance.random_overlaps(last, j, d, max(n, 2), rng))[:n]
+        grids = similarity.cumulative_phi(haar.random_overlaps(last, j, d, max(n, 2), rng))[:n]
         found = nulls.rises(grids[:, first - 1, j - 1], grids[:, last - 1, j - 1], first, last, j, d)
         return found[["above", "below"]].min(axis=None) < 0.05
 
@@ -139,10 +139,10 @@ def test_rises(first, last, j, d, n):
 @pytest.mark.parametrize("ranks", [(4, 8, 64, 64), (4, 64)])
 def test_growth_with_rank_in_one_module(ranks):
     place = pd.DataFrame({"projection": "q_proj", "layer": 0, "phi": np.nan}, index=range(len(ranks)))
-    drawn = chance.random_phi(14, 4, 60, 199 * len(ranks), np.random.default_rng(4)).reshape(199, -1)
+    drawn = haar.random_phi(14, 4, 60, 199 * len(ranks), np.random.default_rng(4)).reshape(199, -1)
 
     def decide(rng):
-        phi = chance.random_phi(14, 4, 60, len(ranks), rng)
+        phi = haar.random_phi(14, 4, 60, len(ranks), rng)
         return nulls.growth_with_rank(place.assign(phi=phi), ranks, drawn).p < 0.05
 
     assert rate([decide(rng) for rng in generators(5)]) <= MOST
@@ -151,7 +151,7 @@ def test_growth_with_rank_in_one_module(ranks):
 def test_query_shares_more():
     sizes, rng = np.array([1, 4, 16]), np.random.default_rng(6)
     query, value = (
-        similarity.cumulative_phi(chance.random_overlaps(16, 16, 64, REPLICATES, rng))[:, sizes - 1, sizes - 1]
+        similarity.cumulative_phi(haar.random_overlaps(16, 16, 64, REPLICATES, rng))[:, sizes - 1, sizes - 1]
         for _ in range(2)
     )
     assert rate(nulls.lead_z(query, value, sizes, 64, 2000, rng) > 1.645) <= MOST
@@ -160,7 +160,7 @@ def test_query_shares_more():
 @pytest.mark.parametrize(("i", "j", "d", "n"), [(14, 4, 60, 1), (14, 4, 384, 4), (3, 1, 6, 1)])
 def test_comes_from_training(i, j, d, n):
     rng = np.random.default_rng(7)
-    trained, untrained = (chance.random_phi(i, j, d, REPLICATES * n, rng).reshape(-1, n) for _ in range(2))
+    trained, untrained = (haar.random_phi(i, j, d, REPLICATES * n, rng).reshape(-1, n) for _ in range(2))
     assert rate(chance.difference_z(trained, untrained, i, j, d).min(1) > 3) <= MOST
 
 
@@ -168,7 +168,7 @@ def test_holds_more_than_random():
     weight = np.random.default_rng(8).standard_normal((16, 20)) * np.linspace(3, 1, 20)
 
     def decide(rng):
-        observed, *drawn = chance.projection_norms(weight, 3, 100, rng)
+        observed, *drawn = haar.projection_norms(weight, 3, 100, rng)
         return min(drawn) > observed or observed > max(drawn)
 
     assert rate([decide(rng) for rng in generators(9)]) <= MOST
@@ -182,7 +182,7 @@ def test_law_differs_from_beta():
     shapes, d, draws = SHAPES, 60, 400
 
     def decide(rng):
-        phi = {shape: chance.random_phi(*shape, d, draws, rng) for shape in shapes}
+        phi = {shape: haar.random_phi(*shape, d, draws, rng) for shape in shapes}
         return nulls.holm([stats.kstest(chance.tail_probability(of, *s, d), "uniform").pvalue for s, of in phi.items()])
 
     assert rate([decide(rng).min() < 0.05 for rng in generators(10)]) <= MOST
@@ -192,7 +192,7 @@ def test_formulas_are_off():
     """Contrary of `mean_formula` and `variance_formula`, which are true."""
 
     def decide(rng):
-        z = np.array([chance.z_score(chance.random_phi(*s, 60, 400, rng), *s, 60) for s in SHAPES])
+        z = np.array([chance.z_score(haar.random_phi(*s, 60, 400, rng), *s, 60) for s in SHAPES])
         off = z.mean(1) * 20, (z**2 - 1).mean(1) / (z**2).std(1) * 20
         return np.abs(off).max() > 4
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from scipy import linalg
 
 from helpers.parameters import SubspaceSimilarity
-from helpers.subspaces import atlas, chance, directions, nulls, study
+from helpers.subspaces import atlas, chance, directions, haar, nulls, study
 from helpers.weights import WeightsError, compared
 from tests.conftest import MODULE
 
@@ -243,11 +243,11 @@ def test_turned_by_nothing_the_table_is_what_it_was(places, monkeypatch, rng, or
     """Column by column, in whatever order the places come; and a rotation in it is the same for all W."""
     found = order(places[0])
     frame = np.linalg.qr(np.hstack([place.top for place in found.values()]))[0]
-    monkeypatch.setattr(chance, "random_directions", lambda *_: frame)
+    monkeypatch.setattr(haar, "random_directions", lambda *_: frame)
     table = atlas.pairings(found, TOP, J)
     np.testing.assert_allclose(nulls.turned(found, TOP, J, rng, 2), [table["phi"]] * 2, atol=1e-12)
     turn = np.linalg.qr(rng.standard_normal((D, D)))[0]
-    monkeypatch.setattr(chance, "random_directions", lambda *_: turn @ frame)
+    monkeypatch.setattr(haar, "random_directions", lambda *_: turn @ frame)
     by_hand = atlas.pairings({key: place._replace(top=turn @ place.top) for key, place in found.items()}, TOP, J)
     np.testing.assert_allclose(nulls.turned(found, TOP, J, rng, 1)[0], by_hand["phi"], atol=1e-12)
     np.testing.assert_allclose(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from helpers import subspaces
-from helpers.subspaces import atlas, chance, directions, inputs, nulls, paper, similarity, study
+from helpers.subspaces import atlas, chance, directions, haar, inputs, nulls, similarity, study
 
-MODULES = [atlas, chance, directions, inputs, nulls, paper, similarity, study]
+MODULES = [atlas, chance, directions, haar, inputs, nulls, similarity, study]
 FUNCTIONS = [
     function
     for module in MODULES
@@ -34,7 +34,7 @@ def test_what_has_another_shape_is_refused_here():
     with pytest.raises(jaxtyping.TypeCheckError, match="similarity_grid"):
         subspaces.similarity_grid(u, np.eye(5)[:, :2])
     with pytest.raises(jaxtyping.TypeCheckError, match="random_directions"):
-        chance.random_directions(4, 2.0, np.random.default_rng(0))
+        haar.random_directions(4, 2.0, np.random.default_rng(0))
 
 
 def test_and_elsewhere_by_the_function_itself(unchecked):

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from helpers.paths import resolve
 from helpers.subspaces import chance, similarity
+from helpers.values import passing
 
 NAMES = ("lora_numbers", "lora_table_7", "figure_8_axes", "figure_8_readings")
 FILES = [resolve(f"data/published/{name}.csv") for name in NAMES]
@@ -41,13 +42,16 @@ def singular_values() -> Float64[np.ndarray, f"{D}"]:
     return FROBENIUS_NORM * shape / np.linalg.norm(shape)
 
 
-def amplification() -> pd.DataFrame:
-    """Table 7 of GPT-3 in the fields of `similarity.Amplification`; the factors are quotients of its rounded norms."""
+@passing
+def beside(ours: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `similarity.Amplification`, and below them GPT-3's of Table 7; its factors are of its rounded norms."""
     rows = {
         f"GPT-3, r = {r}": [r, FROBENIUS_NORM, delta, by_delta, by_weight, random, delta / by_delta, delta / random]
         for r, (delta, by_delta, by_weight, random) in TABLE_7.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=similarity.Amplification._fields)
+    columns = similarity.Amplification._fields
+    theirs = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return pd.concat([ours[[*columns]], theirs]).rename_axis("adapter")
 
 
 def stand_in(rng: np.random.Generator) -> dict[int, Float64[np.ndarray, f"{D} r"]]:

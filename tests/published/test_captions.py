@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.digits import captions
-from helpers.digits.captions import READINGS
+from helpers.published import captions
+from helpers.published.captions import READINGS
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: f"{reading.reader}-{reading.digit}-{reading.name}")

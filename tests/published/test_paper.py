@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from helpers import subspaces
-from helpers.subspaces import paper
+from helpers.published import paper
 
 
 def test_the_spectrum_gives_the_published_column_of_table_7():
