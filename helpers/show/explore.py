@@ -21,6 +21,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from tqdm import tqdm
 
+from helpers.parameters import BadParameter
+from helpers.weights import WeightsError
+
+REFUSED = (BadParameter, WeightsError)  # whose message an explorer shows where there is no picture
 MIME = "application/vnd.phi-and-pixels.explorer+json"
 LINE = "phi-and-pixels.line"  # in the metadata of an output: the line of the explorer before it
 FRAMES = "PHI_AND_PIXELS_FRAMES"  # in a kernel's environment: put the frames for a page into the output
@@ -104,8 +108,8 @@ class Explorer:
     """A picture and a line of numbers that depend on a few named axes.
 
     title: what it shows, for a screen reader. draw: called with the value of every axis by name; returns a matplotlib
-    figure, which it may keep and change between calls, the line, and the `Cells`, or None. It raises ValueError, one
-    sentence, where there is nothing to show. Of a figure that was drawn before, only animated artists are drawn again
+    figure, which it may keep and change between calls, the line, and the `Cells`, or None. It raises one of REFUSED,
+    a sentence, where there is nothing to show. Of a figure that was drawn before, only animated artists are drawn again
     unless others changed.
     axes: the most important first. start: {name: value} at rest.
     """
@@ -116,7 +120,7 @@ class Explorer:
         self._draw, self._drawn = draw, WeakKeyDictionary()
 
     def picture(self, **changes):
-        """The picture (PIL, RGB) and its line at the state at rest with some changes. Raises ValueError."""
+        """The picture (PIL, RGB) and its line at the state at rest with some changes. Raises REFUSED."""
         return self._drawing(changes)[:2]
 
     def live(self):
@@ -139,7 +143,7 @@ class Explorer:
                     return
             try:
                 picture, text = self.picture(**state)
-            except ValueError as error:
+            except REFUSED as error:
                 line.value = _line(str(error))
             else:
                 image.value, line.value = _png(picture), _line(text)
@@ -227,7 +231,7 @@ class Explorer:
         """(picture as WebP in base64, line, cells as JSON) at a position."""
         try:
             picture, line, cells = self._drawing(changes)
-        except ValueError as error:
+        except REFUSED as error:
             return "", str(error), "null"
         frame = base64.b64encode(_encoded(picture, "WEBP", lossless=True, method=2)).decode()
         return frame, line, json.dumps(cells and cells.packed())

@@ -7,7 +7,7 @@ from scipy import stats
 
 from helpers import digits
 from helpers.digits import controls, saliency
-from helpers.parameters import DigitSaliency, RandomBaselines, SubspaceSimilarity
+from helpers.parameters import BadParameter, DigitSaliency, RandomBaselines, SubspaceSimilarity
 from helpers.show import live, words
 from helpers.show.explore import Axis, Cells, Explorer
 from helpers.show.phi import PhiRow, phi_titles
@@ -126,7 +126,7 @@ class _Similarity:
     def at(self, layer, projection, adapters, quantity, **given):
         """The study at a position of the sliders; (i, j) of the cell that is read."""
         if (layer, projection) not in self.places:
-            raise ValueError(f"layer {layer} has no {projection} that all adapters and the model have")
+            raise BadParameter(f"layer {layer} has no {projection} that all adapters and the model have")
         if (given["first_i"], given["last_i"]) == self.window:  # as they were chosen: another module may choose others
             given |= {name: getattr(self.study.parameters, name) for name in ("first_i", "last_i")}
         read_i, read_j = (given.pop(name) for name in ("read_i", "read_j"))

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pydantic import ValidationError
 
+from helpers.parameters import BadParameter
 from helpers.show import explore
 from helpers.show.explore import Axis, Cells, Explorer, Frozen
 
@@ -35,7 +36,7 @@ def toy(axes=AXES, start=START, make=None):
     def draw(height, kind, width, low, high):
         calls.append(height)
         if kind == "line" and height == 4:
-            raise ValueError("there is no line <of> height 4")
+            raise BadParameter("there is no line <of> height 4")
         axes_of_figure.set(xlim=(0, 4), ylim=(low, high + 2))
         line.set_data(*(([0, 4], [height] * 2) if kind == "line" else ([], [])))
         bar.set_height(height if kind == "bar" else 0)
@@ -247,3 +248,12 @@ def test_an_axis_of_one_value_is_no_control():
     explorer, _ = toy(axes=[AXES[0], Axis("kind", ("bar",), "kind"), *AXES[2:]])
     assert "kind" not in explorer.live().controls
     assert explorer.picture()[1] == "bar of 2 × 1, 0 to 3"
+
+
+def test_a_fault_of_ours_is_not_shown_as_a_refusal():
+    """An axis whose values the drawing does not know: no sentence for a reader, in a page or live."""
+    axes, start = [Axis("kind", ("bar",), "kind")], {"kind": "bar"}
+    faulty = Explorer("A fault", lambda kind: (_ for _ in ()).throw(ValueError("a fault")), axes, start)
+    for ask in (faulty.frozen, faulty.live):
+        with pytest.raises(ValueError, match="a fault"):
+            ask()
