@@ -82,13 +82,15 @@ def test_every_figure_has_alternative_text(path):
 def test_anatomy(path):
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].source.startswith("# ")
-    assert "Question." in cells[0].source
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert "**Question.**" in prose.partition("\n## ")[0]
     assert cells[1].metadata["tags"] == ["parameters"]
     assert ".check(globals())" in cells[2].source
     assert cells[-1].source == "report.finish()"
     headings = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     assert "## What this does not show" in headings
     assert "## References" in headings
+    assert "training" in path.parts or prose.partition("## Exercises\n")[2].partition("\n## ")[0].count("\n1. ") == 1
     code = [cell for cell in cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])]
     assert not [cell.id for cell in code if cell.source.count("\n") >= 20]
 
