@@ -5,7 +5,7 @@ import string
 import numpy as np
 import pandas as pd
 
-from helpers.values import Nothing
+from helpers.values import Nothing, passing
 
 UNDETERMINED = 0.1  # bound on the error of φ from which on directions are not determined
 MINUS = "\u2212"
@@ -90,6 +90,7 @@ def probabilities(logarithms, names):
     return ", ".join(f"{probability(value)} ({name})" for value, name in zip(logarithms, names, strict=True))
 
 
+@passing
 def rounding(of_rows, first_i, of_columns, coarse=False):
     """What rounding may do to φ, in a sentence: a bound, and the directions for which there is none below a tenth.
 

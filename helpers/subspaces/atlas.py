@@ -176,6 +176,13 @@ class Layers:
         return pd.DataFrame(rows, columns=["choice", "projection", "d", "i", "j", "cases", "ratio", "beyond"])
 
     @computed("own_choice")
+    def notes(self):
+        """What a reader must see of what is not in the table: sentences."""
+        names = self.own_choice.left_out
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        return [f"left out, of another size or with too few directions: {', '.join(names[:4])}{more}"] * bool(names)
+
+    @computed("own_choice")
     def summary(self):
         """The table in single numbers: word, cases, beyond, above, where; ratio, elsewhere (times chance).
 
@@ -195,7 +202,8 @@ class Layers:
     @computed("own_choice")
     def shared(self):
         """Mean φ(i, i) between the W of different layers, by projection."""
-        return pd.Series(nulls.shared_by_layers(self.own_choice.places, self.study.i), dtype=float)
+        found = nulls.shared_by_layers(self.own_choice.places, self.study.i)
+        return pd.Series(found) if found else Nothing("there is a single layer")
 
     @computed("own_choice")
     def detectable(self):
@@ -214,7 +222,10 @@ class Layers:
     def own(self):
         """Whether an adapter's own layer's W is special, by projection: see `nulls.own_layer`."""
         found = nulls.own_layer(self.own_choice.pairings, self.turned, self.study.rng(3)).set_index("projection")
-        return found if len(found) else Nothing("there is a single layer")
+        least = max(nulls.holm(found["least"]), default=None)
+        if least is None:
+            return Nothing("there is a single layer")
+        return found if least < 0.05 else Nothing(f"of so few layers p cannot fall below {least:.2f}, corrected")
 
     @computed("own_choice")
     def growth(self):
