@@ -49,6 +49,27 @@ MINILM = {
     "adapters": [f"data/adapters/{name}" for name in ("r4", "r8", "r64", "r64-seed1")],
     "module": "encoder.layer.5.attention.self.query",
 }
+# The claims of notebook 01, in every run.
+CLAIMS = [
+    "above_chance",
+    "barely_exceeds_0.2",
+    "grows_more_than_chance",
+    "grows_with_rank",
+    "ranks_share_first",
+    "ranks_agree",
+    "runs_share_first",
+    "runs_agree",
+    "query_shares_more",
+    "holds_more_than_random",
+    "not_what_w_emphasizes",
+    "amplifies",
+    "amplifies_less_with_rank",
+    "comes_from_training",
+    "its_own_weight",
+    "above_chance_everywhere",
+    "grows_with_rank_over_layers",
+    "untrained_is_chance",
+]
 QUIETLY = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": WithoutPorts}
 
 
@@ -86,6 +107,13 @@ def claims(result):
     return {claim["name"]: claim for claim in result["claims"]}
 
 
+def assert_the_claims_of_01(result):
+    """All of them, in their order; what is undecided has a reason of its own."""
+    assert [claim["name"] for claim in result["claims"]] == CLAIMS
+    reasons = {claim["name"]: claim["found"] for claim in result["claims"] if claim["holds"] is None}
+    assert not {"", "it cannot be computed here"} & set(reasons.values()), reasons
+
+
 def shown(notebook):
     """All that the outputs of a notebook say, but for those of its last cell."""
     cells = nbformat.read(notebook, as_version=4).cells[:-1]
@@ -93,10 +121,11 @@ def shown(notebook):
     return "".join(str(content.get("text/markdown", content.get("text/html", ""))) for content in data)
 
 
-def picture(notebook, cell="explore"):
-    """Pixels of the first figure of a cell, and its alternative text."""
-    (found,) = [each for each in nbformat.read(notebook, as_version=4).cells if each.id == cell]
-    output = next(output for output in found.outputs if "image/png" in output.get("data", {}))
+def picture(notebook):
+    """Pixels of the explorer's figure, and its alternative text."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    (cell,) = [each for each in cells if re.search(r"\bexplorers\.\w+\(", each.source)]
+    (output,) = [output for output in cell.outputs if "image/png" in output.get("data", {})]
     return pixels(base64.b64decode(output.data["image/png"])), output.metadata["image/png"]["alt"]
 
 

@@ -3,6 +3,7 @@
 import re
 
 import gguf
+import nbformat
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -96,32 +97,59 @@ def test_what_was_drawn_for_four_bits_is_what_four_bits_may_do(default, place, t
     assert max(moves) / 2 < told < 2 * max(moves)  # other draws of the same
 
 
+def test_the_answer_is_a_sentence_the_picture_and_three_findings(default, place):
+    (cell,) = [each for each in nbformat.read(place / "out.ipynb", as_version=4).cells if "Report(" in each.source]
+    sentence, picture, rest = (output.data for output in cell.outputs)
+    beyond, before = (sum(p < 0.05 for p in each) for each in corrected(default))
+    assert re.fullmatch(r"\*\*Does it follow W\? .*\.", sentence["text/markdown"])
+    assert (
+        f"beyond it in {beyond} (Holm over all choices; before training in {before} of 240)"
+        in sentence["text/markdown"]
+    )
+    assert "image/png" in picture
+    caption, *findings = re.split(r"\n+- ", rest["text/markdown"])
+    assert caption.startswith("**The picture.** At i = 21, j = 4 φ is")
+    assert len(findings) == 3
+
+
+def corrected(result):
+    """p of A in every layer, over all choices; and before training, when there is no other choice."""
+    table = rows(result, "layers")
+    return [row["p_holm"] for row in table], multipletests([row["untrained_p"] for row in table], method="holm")[1]
+
+
+def test_the_claims(default):
+    running.assert_the_claims_of_01(default)
+    assert [name for name, claim in claims(default).items() if claim["holds"] is None] == []
+    after, before = corrected(default)
+    assert claims(default)["above_chance_everywhere"]["statistic"] == pytest.approx(max(after))
+    assert claims(default)["untrained_is_chance"]["statistic"] == pytest.approx(min(before))
+
+
 def test_the_summary_in_the_readme_is_true(default):
     readme = (ROOT / "README.md").read_text()
-    table, found = rows(default, "layers"), claims(default)
+    table, own = rows(default, "layers"), {row["projection"]: row for row in rows(default, "own")}
     beyond = sum(row["p_holm"] < 0.05 for row in table)
-    of = {kind: [row for row in table if row["projection"] == kind] for kind in ("q_proj", "v_proj")}
-    query, value = (np.mean([row["phi"] for row in part]) / (FIRST / D) for part in of.values())
-    own = re.search(r"([^ ]+) \(q_proj\)", found["its_own_weight"]["found"])[1]
+    query, value = (np.mean([row["phi"] for row in table if row["projection"] == kind]) / (FIRST / D) for kind in own)
     assert f"Of the queries φ is {query:.2f} times chance" in readme
-    assert f"p = {own}); of the values {value:.2f} times" in readme
-    assert f"{beyond} of {len(table)} lies beyond chance, corrected for their number" in readme
-    p = [row["p"] for row in of["q_proj"]]
-    alone = (multipletests(p, method="holm")[1] < 0.05).sum()
-    assert f"(of A's right directions {alone} of {len(p)};" in readme
+    assert f"p = {own['q_proj']['p_holm']:.2f}); of the values {value:.2f} times" in readme
+    assert f"{beyond} of {len(table)} lie beyond chance, corrected for all that were looked at" in readme
     kept = [row["A kept"] for row in rows(default, "untrained")]
     assert f"keeps {min(kept):.0%} to {max(kept):.0%} of".replace("%", " %") in readme
-    assert found["untrained_is_chance"]["holds"] is True
 
 
-def test_what_the_readme_says_of_the_other_side(tmp_path, tensors):
+def test_what_the_readme_says_of_the_other_side(default, tmp_path, tensors):
     """Left directions of B A: counted in the notebook, and at one place computed here from the files."""
     result = running.execute(NOTEBOOK, tmp_path, factor="BA", side="left")
-    table = [row for row in rows(result, "layers") if row["projection"] == "q_proj"]
+    table, readme = rows(result, "layers"), (ROOT / "README.md").read_text()
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     ratio = np.mean([row["phi"] for row in table]) / (FIRST / D)
-    readme = (ROOT / "README.md").read_text()
     assert f"φ of the queries is {ratio:.2f} times chance, and {beyond} of {len(table)} lie beyond it" in readme
+    assert rows(result, "choices") == rows(default, "choices")
+    choices = {(row["choice"], row["projection"]): row for row in rows(default, "choices")}
+    query, value = choices["A", "q_proj"], choices["BA left", "v_proj"]
+    assert f"(of A's right directions {query['beyond']} of {query['cases']}; of the values" in readme
+    assert f"in their {value['d']} dimensions, {value['beyond']} of {value['cases']})" in readme
     file = ROOT / "data/language_model_adapters/r8/adapter_model.safetensors"
     a, b = (
         next(
