@@ -94,13 +94,13 @@ class Report:
         if not isinstance(filled, Nothing):
             self.findings.insert(0 if first else len(self.findings), filled)
 
-    def claim(self, name, value, *, says="", source, found="", tables=(), unless="", **named):
+    def claim(self, name, value, *, says="", source="this notebook", found="", tables=(), unless="", **named):
         """Record and show a claim: that a number lies below, above, at least or at most at another.
 
         value: the number. One of below, above, at_least, at_most in `named`: what it is held against; the other names
-        are for the slots of `says` and `found`, as are the tables. says: the sentence that is true or false. source:
-        who claimed it. found: what to show beside it. NaN and Nothing, or a reason in `unless`, leave the claim
-        undecided. A claim that fails is a result.
+        are for the slots of `says` and `found`, as are the tables and `value`. says: the sentence that is true or
+        false. source: who claimed it. found: what to show beside it. NaN and Nothing, or a reason in `unless`, leave
+        the claim undecided. A claim that fails is a result.
 
         Without `says` value is that sentence, and statistic, threshold and holds stand in `named` (None: undecided).
         """
@@ -110,6 +110,7 @@ class Report:
         else:
             (how,) = HOLDS.keys() & named.keys()
             threshold = named.pop(how)
+            named["value"] = value
             given = (value, threshold, *tables, *named.values())
             nothing = next((each for each in given if isinstance(each, Nothing)), None)
             if nothing is None and (unless or pd.isna(value)):

@@ -186,14 +186,17 @@ class Layers:
     def summary(self):
         """The table in single numbers: word, cases, beyond, above, where; ratio, elsewhere (times chance).
 
-        known, before, least before: untrained ones, how many of them lie beyond chance, their smallest p (Holm).
+        p mean: of the mean φ among those of `turned`. known, before, least before: untrained ones, how many of them lie
+        beyond chance, their smallest p (Holm).
         """
         table = self.table
         n, beyond = len(table), table[table["p_holm"] < 0.05]
         known = nulls.holm(table["untrained_p"].dropna())
-        words = "Yes, everywhere" if len(beyond) == n else "In some places" if len(beyond) else "Not detectably"
+        p_mean = nulls.monte_carlo_p(table["phi"].mean(), self.turned[:, self._own].mean(1))
+        on_average = "On average, but in no single case" if p_mean < 0.05 else "Not detectably"
+        words = "Yes, everywhere" if len(beyond) == n else "In some cases" if len(beyond) else on_average
         where = ", ".join(f"{row.projection} {row.layer} ({row.adapter})" for row in beyond.itertuples())
-        found = {"word": words, "cases": n, "beyond": len(beyond), "where": where or "none"}
+        found = {"word": words, "cases": n, "beyond": len(beyond), "where": where or "none", "p mean": p_mean}
         found |= {"above": int((table["z"] > 0).sum()), "ratio": table["ratio"].mean()}
         found |= {"elsewhere": (table["elsewhere"] / table["chance"]).mean(), "known": len(known)}
         found |= {"before": int((known < 0.05).sum()), "least before": min(known, default=np.nan)}
@@ -218,6 +221,11 @@ class Layers:
         """φ of the pairings when all W are turned by one random rotation, many times: see `nulls.turned`."""
         return nulls.turned(self.own_choice.places, self.study.i, self.study.j, self.study.rng(7))
 
+    @property
+    def _own(self):
+        pairs = self.own_choice.pairings
+        return (pairs["layer"] == pairs["weight_layer"]).to_numpy()
+
     @computed("own_choice")
     def own(self):
         """Whether an adapter's own layer's W is special, by projection: see `nulls.own_layer`."""
@@ -232,12 +240,10 @@ class Layers:
         """Whether φ grows with r over all layers: mean φ by r, and p (`nulls.growth_with_rank`)."""
         if len(set(self.study.ranks)) < 2:
             return Nothing("the adapters have one rank")
-        table, pairs = self.table, self.own_choice.pairings
         ranks = [
             self.study.rank(
                 self.own_choice.places[row.projection, row.layer].module, self.study.labels.get_loc(row.adapter)
             )
-            for row in table.itertuples()
+            for row in self.table.itertuples()
         ]
-        own = (pairs["layer"] == pairs["weight_layer"]).to_numpy()
-        return nulls.growth_with_rank(table, ranks, self.turned[:, own])
+        return nulls.growth_with_rank(self.table, ranks, self.turned[:, self._own])

@@ -48,8 +48,8 @@ class Similarity(Inputs):
         p, every = parameters, range(len(self.updates))
         self.ranks = [self.rank(self.module, n) for n in every]
         self.labels = pd.Index(adapter_names(self.ranks), name="adapter")
-        self.found = [self.directions(self.module, n, p.factor, p.side) for n in every]
-        self.vectors = [each.vectors for each in self.found]
+        self.of_adapters = [self.directions(self.module, n, p.factor, p.side) for n in every]
+        self.vectors = [each.vectors for each in self.of_adapters]
         self.counts = [v.shape[1] for v in self.vectors]
         self.d = len(self.vectors[0])
         self.available = min(self.base.shape(self.module)) if self.base else self.d
@@ -291,7 +291,7 @@ class Similarity(Inputs):
             return Nothing("there is no pair of a query and a value to compare")
         phi = table.pivot(index="k", columns="projection", values="phi")
         query, value = phi[roles["q"]], phi[roles["v"]]
-        z = nulls.lead_z(query, value, phi.index, self.d, 2000, self.rng(4, 1))
+        z = nulls.lead_z(query, value, phi.index.to_numpy(), self.d, 2000, self.rng(4, 1))
         return pd.Series({"difference": (query - value).mean(), "z": z})
 
     @computed("weight")
@@ -314,9 +314,9 @@ class Similarity(Inputs):
 
     @computed("reading")
     def start(self):
-        """φ at (i, j) before and after: trained, untrained, chance, A kept (of its row space), kept by chance, gain.
+        """φ at (i, j) before and after: trained, untrained, chance, A kept (of its row space), kept by chance, z.
 
-        gain: trained less untrained, in standard deviations of the difference of two random draws.
+        z: trained less untrained, in standard deviations of the difference of two random draws.
         """
         before = {name: self._before(self.module, n) for n, name in enumerate(self.labels)}
         if self.parameters.factor == "BA":
@@ -331,7 +331,7 @@ class Similarity(Inputs):
                 rows[name] = [self.reading.loc[name, "phi"], at, self.chance, similarity.phi(v, v0, n, n), n / self.d]
         columns = ["trained", "untrained", "chance", "A kept", "kept by chance"]
         table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
-        return table.assign(gain=chance.difference_z(table["trained"], table["untrained"], self.i, self.j, self.d))
+        return table.assign(z=chance.difference_z(table["trained"], table["untrained"], self.i, self.j, self.d))
 
     @computed("grids")
     def excess(self):

@@ -66,6 +66,7 @@ CLAIMS = [
     "amplifies_less_with_rank",
     "comes_from_training",
     "its_own_weight",
+    "above_chance_on_average",
     "above_chance_everywhere",
     "grows_with_rank_over_layers",
     "untrained_is_chance",

@@ -69,6 +69,7 @@ def over_layers(rng):
     weak, strong = layers["phi"].to_numpy().reshape(LAYERS, -1).T
     decided = {
         "any_beyond_chance": nulls.holm(layers["p"]).min() < 0.05,
+        "above_chance_on_average": nulls.monte_carlo_p(table.loc[own, "phi"].mean(), drawn[:, own].mean(1)) < 0.05,
         "its_own_weight": special["p_holm"].max() < 0.05,
         "(its_own_weight)": special["permutation"].max() < 0.05,
         "grows_with_rank_over_layers": growth.p < 0.05,
@@ -93,6 +94,7 @@ def rates():
     "decision",
     [
         "any_beyond_chance",
+        "above_chance_on_average",
         "its_own_weight",
         "grows_with_rank_over_layers",
         "own_differs_from_rotations",

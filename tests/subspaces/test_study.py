@@ -522,3 +522,46 @@ def test_a_change_below_the_rounding_of_the_files_is_refused(make_base, rng):
     base = make_base({MODULE: weight.bfloat16()})
     tuned = make_base({MODULE: (weight + 1e-3 * torch.ones(D, 1) @ torch.ones(1, D)).bfloat16()}, "tuned")
     refuses("does not rise above the rounding of its files", tuned, base=base, module=MODULE, factor="BA")
+
+
+@pytest.mark.parametrize(
+    ("pull", "word"), [(1, "Not detectably"), (1.2, "On average, but in no single case"), (1.5, "In some cases")]
+)
+def test_the_answer_counts_cases_and_asks_their_average(make_base, make_adapter, pull, word):
+    """A whose rows have `pull` times the spread along the leading directions of their own W."""
+    rng, layers, tensors = np.random.default_rng(5), range(10), {}
+    weights = {name(layer, "q"): rng.standard_normal((D, D)) for layer in layers}
+    for module, weight in weights.items():
+        turn = np.linalg.svd(weight)[2]
+        a = rng.standard_normal((4, D)) @ turn.T @ np.diag([pull] * TOP + [1.0] * (D - TOP)) @ turn
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.tensor(a, dtype=torch.float32)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.tensor(rng.standard_normal((D, 4)))
+    place = make_adapter(module=name(0, "q"))
+    save_file(tensors, place / "adapter_model.safetensors")
+    found = opened(make_base(weights), place, first_i=TOP, last_i=TOP, last_j=J)
+    summary, table = found.layers.summary, found.layers.table
+    assert summary["word"] == word
+    assert summary["beyond"] == (table["p_holm"] < 0.05).sum()
+    pairs = found.layers.own_choice.pairings
+    drawn = nulls.turned(found.layers.own_choice.places, TOP, found.j, found.rng(7))
+    higher = drawn[:, [row.layer == row.weight_layer for row in pairs.itertuples()]].mean(1) >= table["phi"].mean()
+    assert summary["p mean"] == (1 + higher.sum()) / (1 + len(drawn))
+
+
+def test_queries_of_two_runs_are_held_against_their_values(make_base, make_adapter, rng):
+    shared, places = rng.standard_normal((4, D)), []
+    for run in ("one", "other"):
+        tensors = {}
+        for kind in "qv":
+            a = shared if kind == "q" else rng.standard_normal((4, D))
+            a = a + 0.01 * rng.standard_normal((4, D))
+            tensors[f"base_model.model.{name(0, kind)}.lora_A.weight"] = torch.tensor(a, dtype=torch.float32)
+            tensors[f"base_model.model.{name(0, kind)}.lora_B.weight"] = torch.tensor(rng.standard_normal((D, 4)))
+        places.append(make_adapter(module=name(0, "q"), directory=run))
+        save_file(tensors, places[-1] / "adapter_model.safetensors")
+    base = make_base({name(0, kind): rng.standard_normal((D, D)) for kind in "qv"})
+    found = opened(base, *places)
+    phi = found.agreement.set_index(["projection", "k"])["phi"]
+    lead = (phi["q_proj"] - phi["v_proj"]).mean()
+    assert found.query_lead["difference"] == pytest.approx(lead)
+    assert found.query_lead["z"] > 3
