@@ -23,8 +23,8 @@ from IPython.display import HTML, Image, Markdown, display
 from threadpoolctl import threadpool_info
 
 from helpers.paths import ROOT, resolve
-from helpers.show.words import fill, p_value
-from helpers.values import Nothing
+from helpers.show.words import fill, number, p_value
+from helpers.values import Nothing, passing
 
 PACKAGES = [
     "numpy",
@@ -42,7 +42,7 @@ FIGURE_DPI = 144
 RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 LOWERED = str.maketrans(RAISED, "−0123456789")
 HOLDS = {"below": operator.lt, "above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
-PROBABILITY = re.compile("p|p[_ ].*")  # names of columns
+PROBABILITY, ZSCORE = re.compile("p|p[_ ].*"), re.compile("z|.*_z|z .*")  # names of columns
 HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
 
@@ -117,7 +117,7 @@ class Report:
                 nothing = Nothing(unless or "it cannot be computed here")
             holds = None if nothing is not None else HOLDS[how](value, threshold)
             found = nothing.reason if nothing is not None else _filled(found, tables, named)
-            says = says if nothing is not None else _filled(says, tables, named)
+            says = _filled(says, tables, named) if nothing is None else _as_far_as_known(says, tables, named)
         holds = None if holds is None or nothing is not None else bool(holds)
         statistic, threshold = (
             None if each is None or isinstance(each, Nothing) else float(each) for each in (value, threshold)
@@ -211,14 +211,17 @@ def verdict(holds):
 def tally(claims):
     """How many of a list of claims hold, in words."""
     counts = Counter(claim["holds"] for claim in claims)
-    return f"{counts[True]} hold, {counts[False]} do not, {counts[None]} undecided"
+    do = "does" if counts[False] == 1 else "do"
+    return f"{counts[True]} hold, {counts[False]} {do} not, {counts[None]} undecided"
 
 
+@passing
 def escaped(text):
     """`text` that has names from files in it, for Markdown or HTML: nothing in it acts as markup."""
     return "".join(f"&#{ord(c)};" if c in r"\`*_{}[]()<>#+-.!|$~&:/@\"'" else c for c in str(text))
 
 
+@passing
 def literal(text):
     """`text` from a file or a user, as code in Markdown or HTML: nothing in it acts as markup."""
     return f"<code>{escaped(text)}</code>"
@@ -263,6 +266,16 @@ def _filled(text, tables, named):
     return fill(text, *tables, **named) if tables or named else text
 
 
+def _as_far_as_known(text, tables, named):
+    """`_filled`, with a dash for what is not there."""
+    tables = [table for table in tables if not isinstance(table, Nothing)]
+    named = {name: math.nan if isinstance(value, Nothing) else value for name, value in named.items()}
+    try:
+        return _filled(text, tables, named)
+    except (KeyError, AttributeError, ValueError):
+        return re.sub(r"\{[^}]*\}", "–", text)
+
+
 def _raised(markdown):
     """Raised digits as markup: fonts that lack some of them mix sizes, and 10⁻⁴¹ reads as 10⁻⁴."""
     return re.sub(f"[{RAISED}]+", lambda found: f"<sup>{found[0].translate(LOWERED)}</sup>", markdown)
@@ -284,6 +297,8 @@ def _decimals(column):
 
     Three significant digits each where they lie further apart than that would show.
     """
+    if ZSCORE.fullmatch(str(column.name)):
+        return number
     sizes = column[(column != 0) & (column.abs() < math.inf)].abs()
     greatest = sizes.max()
     if greatest > 3000 * sizes.min():

@@ -12,7 +12,7 @@ from helpers.show import live, words
 from helpers.show.explore import Axis, Cells, Explorer
 from helpers.show.phi import PhiRow, phi_titles
 from helpers.subspaces import chance, haar
-from helpers.values import passing
+from helpers.values import Nothing, passing
 from helpers.weights import modules
 
 WORK = 10**10  # multiplications; where decomposing all weights takes more, a page holds the one in question only
@@ -137,6 +137,8 @@ class _Similarity:
         study, (i, j) = self.at(**given)
         quantity, colours = given["quantity"], (given["colour_low"], given["colour_high"])
         p, which = study.parameters, list(SHORT).index(quantity)
+        if isinstance(study.panels, Nothing):
+            raise BadParameter(study.panels.reason)
         grids, excess, z = ([each[n] for each in study.panels.values()] for n in range(3))
         row, titles = self.row(len(grids)), phi_titles(study.module, p.factor, study.ranks)
         title = (

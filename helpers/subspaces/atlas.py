@@ -36,8 +36,8 @@ def collect(
     study: with a base and labels. projection: a module, which stands for its counterparts in all layers. d:
     dimension that the directions must have. The untrained A is known for factor "A", where the adapter has its file.
 
-    Returns ({layer: Place}, left_out): modules are left out that have another dimension, fewer than i directions, or an
-    adapter with fewer than j there.
+    Returns ({layer: Place}, left_out): modules are left out that have another dimension, a W with fewer than i
+    directions, or an adapter with fewer than j there.
     """
     places, left_out = {}, []
     layers = modules.every_layer(projection, study.common)
@@ -47,7 +47,7 @@ def collect(
         before = [study.untrained(module, n) if factor == "A" else None for n in every]
         out, inputs = study.base.shape(module)
         enough = all(found.shape[1] >= j for found in trained)
-        if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough:
+        if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough or study.has(module, i) < i:
             left_out.append(module)
             continue
         leading = {
@@ -95,8 +95,10 @@ def own_layers(table: pd.DataFrame, i: Index, j: Index, d: Index) -> pd.DataFram
 
 
 class Survey(NamedTuple):
-    """One choice of factor and side over all layers: {(projection, layer): Place}, `pairings`, `own_layers`."""
+    """One choice of factor and side over all layers: {projection: (d, i, j)}, {(projection, layer): Place}, `pairings`,
+    `own_layers`, and the modules left out."""
 
+    sizes: dict
     places: dict
     pairings: pd.DataFrame
     table: pd.DataFrame
@@ -108,18 +110,18 @@ def survey(study: Inputs, factor: str, side: str) -> Survey:
 
     i and j are the study's where the directions live in its R^d; where they live in another, i is chosen from its size.
     """
-    places, tables, owns, left_out = {}, [], [], []
+    sizes, places, tables, owns, left_out = {}, {}, [], [], []
     for projection in modules.query_and_value(study.module, study.common):
         shape = study.base.shape(projection)
         d = shape[1] if side == "right" else shape[0]
         i = study.i if d == study.d else similarity.choose_window(d, min(shape), study.counts)[0]
-        found, left = collect(study, projection, i, min(study.j, i), d, factor, side)
-        found = {(modules.short_name(projection), layer): place for layer, place in found.items()}
-        table = pairings(found, i, min(study.j, i))
-        places, left_out = places | found, left_out + left
-        tables.append(table)
-        owns.append(own_layers(table, i, min(study.j, i), d))
-    return Survey(places, *(pd.concat(each, ignore_index=True) for each in (tables, owns)), left_out)
+        j, kind = min(study.j, i), modules.short_name(projection)
+        found, left = collect(study, projection, i, j, d, factor, side)
+        found = {(kind, layer): place for layer, place in found.items()}
+        sizes[kind], places, left_out = (d, i, j), places | found, left_out + left
+        tables.append(pairings(found, i, j))
+        owns.append(own_layers(tables[-1], i, j, d))
+    return Survey(sizes, places, *(pd.concat(each, ignore_index=True) for each in (tables, owns)), left_out)
 
 
 class Layers:
@@ -148,7 +150,9 @@ class Layers:
             return Nothing("there is no layer in which all adapters have enough directions")
         kinds = {kind for kind, _ in places}
         tables = (table[table["projection"].isin(kinds)] for table in (found.pairings, found.table))
-        return Survey(places, *(table.reset_index(drop=True) for table in tables), found.left_out)
+        return found._replace(
+            places=places, **dict(zip(("pairings", "table"), (t.reset_index(drop=True) for t in tables), strict=True))
+        )
 
     @computed("own_choice")
     def table(self):
@@ -169,35 +173,45 @@ class Layers:
         """
         rows = []
         for choice, found in self.surveys.items():
-            for kind, part in found.table.groupby("projection", sort=False):
-                d, i = next(place.top.shape for (of, _), place in found.places.items() if of == kind)
-                beyond = (part["p_holm"] < 0.05).sum()
-                rows.append([choice, kind, d, i, min(self.study.j, i), len(part), part["ratio"].mean(), beyond])
+            for kind, size in found.sizes.items():
+                part = found.table[found.table["projection"] == kind]
+                rows.append([choice, kind, *size, len(part), part["ratio"].mean(), (part["p_holm"] < 0.05).sum()])
         return pd.DataFrame(rows, columns=["choice", "projection", "d", "i", "j", "cases", "ratio", "beyond"])
 
-    @computed("own_choice")
+    @computed()
     def notes(self):
-        """What a reader must see of what is not in the table: sentences."""
-        names = self.own_choice.left_out
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        return [f"left out, of another size or with too few directions: {', '.join(names[:4])}{more}"] * bool(names)
+        """What a reader must see of what is in no table, for each choice: sentences."""
+        told = []
+        for choice, names in ((name, found.left_out) for name, found in self.surveys.items() if found.left_out):
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            told.append(
+                f"{choice} leaves out, of another size or with too few directions: {', '.join(names[:4])}{more}"
+            )
+        return told
+
+    @computed("own_choice")
+    def averages(self):
+        """Over the layers of a projection: ratio (mean φ over chance), p and p_holm of it by `turned`."""
+        own = self.own_choice.pairings["layer"] == self.own_choice.pairings["weight_layer"]
+        rows = {}
+        for kind, part in self.table.groupby("projection", sort=False):
+            here = (own & (self.own_choice.pairings["projection"] == kind)).to_numpy()
+            p = nulls.monte_carlo_p(part["phi"].mean(), self.turned[:, here].mean(1))
+            rows[kind] = [part["ratio"].mean(), p]
+        found = pd.DataFrame.from_dict(rows, orient="index", columns=["ratio", "p"]).rename_axis("projection")
+        return found.assign(p_holm=nulls.holm(found["p"]))
 
     @computed("own_choice")
     def summary(self):
-        """The table in single numbers: word, cases, beyond, above, where; ratio, elsewhere (times chance).
+        """The table in single numbers: word, cases, beyond; ratio, elsewhere (times chance).
 
-        p mean: of the mean φ among those of `turned`. known, before, least before: untrained ones, how many of them lie
-        beyond chance, their smallest p (Holm).
+        known, before, least before: untrained ones, how many of them lie beyond chance, their smallest p (Holm).
         """
-        table = self.table
-        n, beyond = len(table), table[table["p_holm"] < 0.05]
-        known = nulls.holm(table["untrained_p"].dropna())
-        p_mean = nulls.monte_carlo_p(table["phi"].mean(), self.turned[:, self._own].mean(1))
-        on_average = "On average, but in no single case" if p_mean < 0.05 else "Not detectably"
-        words = "Yes, everywhere" if len(beyond) == n else "In some cases" if len(beyond) else on_average
-        where = ", ".join(f"{row.projection} {row.layer} ({row.adapter})" for row in beyond.itertuples())
-        found = {"word": words, "cases": n, "beyond": len(beyond), "where": where or "none", "p mean": p_mean}
-        found |= {"above": int((table["z"] > 0).sum()), "ratio": table["ratio"].mean()}
+        table, higher = self.table, self.averages.index[self.averages["p_holm"] < 0.05]
+        n, beyond, known = len(table), (table["p_holm"] < 0.05).sum(), nulls.holm(table["untrained_p"].dropna())
+        on_average = f"On average in {' and '.join(higher)}, but in no single case" if len(higher) else "Not detectably"
+        found = {"word": "Yes, everywhere" if beyond == n else "In some cases" if beyond else on_average}
+        found |= {"cases": n, "beyond": beyond, "ratio": table["ratio"].mean()}
         found |= {"elsewhere": (table["elsewhere"] / table["chance"]).mean(), "known": len(known)}
         found |= {"before": int((known < 0.05).sum()), "least before": min(known, default=np.nan)}
         return pd.Series(found)
@@ -221,11 +235,6 @@ class Layers:
         """φ of the pairings when all W are turned by one random rotation, many times: see `nulls.turned`."""
         return nulls.turned(self.own_choice.places, self.study.i, self.study.j, self.study.rng(7))
 
-    @property
-    def _own(self):
-        pairs = self.own_choice.pairings
-        return (pairs["layer"] == pairs["weight_layer"]).to_numpy()
-
     @computed("own_choice")
     def own(self):
         """Whether an adapter's own layer's W is special, by projection: see `nulls.own_layer`."""
@@ -236,14 +245,16 @@ class Layers:
         return found if least < 0.05 else Nothing(f"of so few layers p cannot fall below {least:.2f}, corrected")
 
     @computed("own_choice")
-    def growth(self):
-        """Whether φ grows with r over all layers: mean φ by r, and p (`nulls.growth_with_rank`)."""
-        if len(set(self.study.ranks)) < 2:
-            return Nothing("the adapters have one rank")
+    def by_rank(self):
+        """How φ goes with r over all layers: a `nulls.Growth`, against `turned`."""
         ranks = [
             self.study.rank(
                 self.own_choice.places[row.projection, row.layer].module, self.study.labels.get_loc(row.adapter)
             )
             for row in self.table.itertuples()
         ]
-        return nulls.growth_with_rank(self.table, ranks, self.turned[:, self._own])
+        own = self.own_choice.pairings["layer"] == self.own_choice.pairings["weight_layer"]
+        found = nulls.growth_with_rank(self.table, ranks, self.turned[:, own.to_numpy()])
+        if len(set(ranks)) < 2:
+            return Nothing("the adapters have one rank")
+        return Nothing("no layer has both the least and the greatest rank") if np.isnan(found.p) else found

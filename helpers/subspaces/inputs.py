@@ -64,6 +64,11 @@ class Inputs(weights.Compared):
         """The k leading Directions of the base's weight of a module."""
         return weight_directions(self.base, module, k, side)
 
+    def has(self, module: str, k: Index) -> int:
+        """How many of k directions the base's weight of a module has, as its rank allows."""
+        found, stored = _of_weight(self.base, self.base.find(module), k)
+        return min(k, found.rank(stored.usual))
+
     def directions(self, module: str, n: Index, factor: str = "A", side: str = "right") -> Directions:
         """All Directions of the n-th update at a module; none, [·, 0], where it adds nothing."""
         return update_directions(self.updates[n], self.common[module][n], factor, side)
@@ -91,6 +96,19 @@ class Inputs(weights.Compared):
         moved = (weight + steps * rng.uniform(-0.5, 0.5, weight.shape) for _ in range(draws))
         return [directions.top_directions(matrix, k, side) for matrix in moved]
 
+    def redrawn_update(self, n: Index, factor: str, side: str, rng: np.random.Generator) -> Directions | None:
+        """Directions of the n-th update's A or B A as it may have been before it was stored; None where as `redrawn`.
+
+        Of a whole ΔW they are not drawn: what storing W and W′ did to it is bounded.
+        """
+        update = self.here[n]
+        if not isinstance(update, weights.LowRank) or update.stored_precision <= COARSE:
+            return None
+        a, b = (m * (1 + update.stored_precision * rng.uniform(-1, 1, m.shape)) for m in (update.a, update.b))
+        if factor == "A":
+            return directions.top_directions(a, min(a.shape), side)
+        return directions.low_rank_directions(b, a, side, 0.0)
+
     def untrained(self, module: str, n: Index) -> Directions | None:
         """Directions of A before training, of the n-th update at a module, or None where it is not known."""
         updates, name = self.updates[n], self.common[module][n]
@@ -112,18 +130,23 @@ def weight_directions(base: weights.Base, module: str, k: Index, side: str = "ri
 
     Its rounding as stored counts as far as float32 goes; what coarser storing may do to φ is drawn, not bounded.
     """
-    name, seen = base.find(module), _memory.setdefault(base, {})
+    found, stored = _of_weight(base, base.find(module), k)
+    if k > (rank := found.rank(stored.usual)):
+        raise BadParameter(
+            f"last_i = {k} rows asked for, but the weight of {base.find(module)} has rank {rank}: last_i at most that"
+        )
+    return found.directions(k, side, stored)
+
+
+def _of_weight(base, name, k):
+    """(Decomposition with at least k directions, its Rounding) of a weight."""
+    seen = _memory.setdefault(base, {})
     if name not in seen or seen[name][0].right.shape[1] < k:
         weight = base.weight(name)
         most = min(max(KEPT, 1 << (k - 1).bit_length()), *weight.shape)
         stored = directions.rounding(weight)
         seen[name] = _kept(weight, most, k, stored), stored
-    found, stored = seen[name]
-    if k > (rank := found.rank(stored.usual)):
-        raise BadParameter(
-            f"last_i = {k} rows asked for, but the weight of {name} has rank {rank}: last_i at most that"
-        )
-    return found.directions(k, side, stored)
+    return seen[name]
 
 
 def update_directions(updates: weights.Updates, module: str, factor: str = "A", side: str = "right") -> Directions:

@@ -17,6 +17,7 @@ PRIME = "\u2032"
 FACTORED = 3  # z of φ of A less that of B A from which on A is said to depend on the factoring
 LEADING = (1, 4, 16, 64)  # numbers k of leading directions in which two adapters are compared
 DRAWS = 99  # of random directions beside amplification
+DRAWN_ANEW = 3  # times what is stored coarsely
 
 
 def adapter_names(ranks: list[int]) -> list[str]:
@@ -54,6 +55,8 @@ class Similarity(Inputs):
         self.d = len(self.vectors[0])
         self.available = min(self.base.shape(self.module)) if self.base else self.d
         window = similarity.choose_window(self.d, self.available, self.counts, p.first_i, p.last_i, p.last_j)
+        if self.base and not p.last_i and (rank := self.has(self.module, window[1])) < window[1]:
+            window = similarity.choose_window(self.d, rank, self.counts, p.first_i, 0, p.last_j)
         self.first_i, self.last_i, self.last_j = window
         self.i, self.j = self.first_i, min(4, self.first_i, self.last_j, *self.counts)
         self.chance = chance.mean(self.i, self.j, self.d)
@@ -92,7 +95,9 @@ class Similarity(Inputs):
 
     @computed("weight")
     def leading(self):
-        """Directions of W, as many as rows are shown."""
+        """Directions of W, as many as rows are shown; Nothing where φ is 1 whatever the adapter."""
+        if not self.spread:
+            return Nothing(f"at i = {self.i}, j = {self.j} in d = {self.d} dimensions φ is 1 whatever the adapter")
         return self.top(self.module, self.last_i, self.parameters.side)
 
     @computed("leading")
@@ -156,17 +161,21 @@ class Similarity(Inputs):
 
     @computed("grids")
     def stored(self):
-        """What coarse storing of W may do to φ in the panels: kind (how W is stored), the largest shift, draws."""
-        redrawn = self.redrawn(self.last_i, self.parameters.side, 3, self.rng(5))
-        if not redrawn:
-            return Nothing("W is stored finely")
-        moved = [
-            similarity.similarity_grid(again.vectors, v[:, : self.last_j]) - self.grids[name]
-            for again in redrawn
-            for name, v in zip(self.labels, self.vectors, strict=True)
-        ]
-        shift = max(np.abs(each[self.first_i - 1 :]).max() for each in moved)
-        return pd.Series({"kind": self.base.kind(self.module), "shift": shift, "draws": len(redrawn)})
+        """What coarse storing may do to φ: kind (of W), draws, shift (the largest in the panels), here (at i, j)."""
+        p, rng, shifts = self.parameters, self.rng(5), []
+        for again in self.redrawn(self.last_i, p.side, DRAWN_ANEW, rng) or [self.leading] * DRAWN_ANEW:
+            for n, name in enumerate(self.labels):
+                moved = self.redrawn_update(n, p.factor, p.side, rng)
+                if again is not self.leading or moved:
+                    v, grid = (moved or self.of_adapters[n]).vectors, self.grids[name]
+                    off = np.abs(
+                        similarity.similarity_grid(again.vectors, v[:, : self.last_j])[:, : grid.shape[1]] - grid
+                    )
+                    shifts.append([off[self.first_i - 1 :].max(), off[self.i - 1, self.j - 1]])
+        if not shifts:
+            return Nothing("W and the adapters are stored finely")
+        told = {"kind": self.base.kind(self.module), "draws": DRAWN_ANEW}
+        return pd.Series(told | dict(zip(("shift", "here"), np.max(shifts, axis=0), strict=True)))
 
     @computed()
     def factoring(self):
@@ -263,12 +272,13 @@ class Similarity(Inputs):
         for kind, pair in self.pairs.items():
             for short, name in self.projections.items() if pair else ():
                 found, before = ([of(name, n) for n in pair] for of in (self._of, self._before))
-                for k in (k for k in LEADING if k <= min(v.shape[1] for v in found)):
+                for k in (k for k in LEADING if k <= min(self.d - 1, *(v.shape[1] for v in found))):
                     start = np.nan if any(v is None for v in before) else similarity.phi(*before, k, k)
                     pair_named = " and ".join(self.labels[n] for n in pair)
                     rows.append([kind, pair_named, short, k, similarity.phi(*found, k, k), start])
         if not rows:
-            return self.pairs["ranks"]
+            nothing = [pair for pair in self.pairs.values() if isinstance(pair, Nothing)]
+            return nothing[0] if nothing else Nothing("in one dimension φ is 1 whatever the adapters")
         table = pd.DataFrame(rows, columns=["kind", "pair", "projection", "k", "phi", "untrained"])
         k = table["k"]
         table["chance"], table["z"] = chance.mean(k, k, self.d), chance.z_score(table["phi"], k, k, self.d)
@@ -289,7 +299,7 @@ class Similarity(Inputs):
             return table
         if not {"q", "v"} <= roles.keys():
             return Nothing("there is no pair of a query and a value to compare")
-        phi = table.pivot(index="k", columns="projection", values="phi")
+        phi = table.pivot(index="k", columns="projection", values="phi").dropna()
         query, value = phi[roles["q"]], phi[roles["v"]]
         z = nulls.lead_z(query, value, phi.index.to_numpy(), self.d, 2000, self.rng(4, 1))
         return pd.Series({"difference": (query - value).mean(), "z": z})
@@ -301,14 +311,14 @@ class Similarity(Inputs):
         for n, name in enumerate(self.labels):
             rank = self.directions(self.module, n, "BA").singular_values.size
             if self.factors == ["BA"]:
-                rank = min(rank, self.last_i)  # all directions of a whole ΔW hold all of W
-            if rank:  # an untrained B adds nothing
-                strongest = self.top(self.module, rank).singular_values
+                rank = min(rank, self.last_i)
+            if 0 < rank < min(self.weight.shape):  # an untrained B adds nothing; all directions hold all of W
+                strongest = self.top(self.module, self.has(self.module, rank)).singular_values
                 row = similarity.amplification(self.weight, self.decomposition(self.module, n), rank, strongest)
                 draws = haar.projection_norms(self.weight, rank, DRAWS, self.rng(rank))
                 rows[name] = [*row, (draws < row.by_delta).sum()]
         if not rows:
-            return Nothing("no adapter adds anything")
+            return Nothing("no adapter adds anything, or each adds in all directions")
         columns = [*similarity.Amplification._fields, "beaten"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
 
@@ -354,7 +364,7 @@ class Similarity(Inputs):
         level = chance.mean(rows, self.j, self.d)
         return tuple(chance.critical_phi(share, rows, self.j, self.d) - level for share in (0.995, 0.005))
 
-    @computed("weight")
+    @computed("grids")
     def layers(self):
         """The same question in every layer: `atlas.Layers`."""
         return atlas.Layers(self)

@@ -17,7 +17,8 @@ class Compared:
     """A model and its adapters, opened, matched and checked at one module.
 
     parameters: with base, adapters, module and factor, as in `parameters.SubspaceSimilarity`. opened: another of the
-    kind, whose base and adapters are taken, not opened again. Raises WeightsError where they cannot be compared.
+    kind, whose adapters, and base where it is the same, are taken and not opened again. Raises WeightsError where they
+    cannot be compared.
 
     base: `Base`, or None. updates: `Updates` of each adapter. module: its full name, as the base has it (without one:
     as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of each. common:
@@ -26,6 +27,7 @@ class Compared:
 
     def __init__(self, parameters, opened=None):
         p = self.parameters = parameters
+        opened = opened if opened and opened.parameters.base == p.base else None
         known = dict(zip(opened.parameters.adapters, opened.updates, strict=True)) if opened else {}
         self.base = opened.base if opened else open_base(p.base) if p.base else None
         self.updates = [known.get(path) or open_update(path, self.base) for path in p.adapters]

@@ -163,7 +163,7 @@ def test_what_does_not_apply_is_nothing_with_its_reason(make_base, make_adapter,
     assert alone.between("runs").reason == "no two adapters have the same rank"
     assert alone.agreement["k"].tolist() == [1]
     with_base = opened(make_base(), one, module=MODULE)
-    assert with_base.by_rank.reason == with_base.layers.growth.reason == "the adapters have one rank"
+    assert with_base.by_rank.reason == with_base.layers.by_rank.reason == "the adapters have one rank"
     assert with_base.start.reason.startswith("no adapter has its untrained A")
     assert with_base.layers.own.reason == "there is a single layer"
     assert with_base.replace(factor="BA").start.reason == "B A is zero before training"
@@ -525,7 +525,8 @@ def test_a_change_below_the_rounding_of_the_files_is_refused(make_base, rng):
 
 
 @pytest.mark.parametrize(
-    ("pull", "word"), [(1, "Not detectably"), (1.2, "On average, but in no single case"), (1.5, "In some cases")]
+    ("pull", "word"),
+    [(1, "Not detectably"), (1.2, "On average in q_proj, but in no single case"), (1.5, "In some cases")],
 )
 def test_the_answer_counts_cases_and_asks_their_average(make_base, make_adapter, pull, word):
     """A whose rows have `pull` times the spread along the leading directions of their own W."""
@@ -545,7 +546,7 @@ def test_the_answer_counts_cases_and_asks_their_average(make_base, make_adapter,
     pairs = found.layers.own_choice.pairings
     drawn = nulls.turned(found.layers.own_choice.places, TOP, found.j, found.rng(7))
     higher = drawn[:, [row.layer == row.weight_layer for row in pairs.itertuples()]].mean(1) >= table["phi"].mean()
-    assert summary["p mean"] == (1 + higher.sum()) / (1 + len(drawn))
+    assert found.layers.averages["p_holm"].tolist() == [(1 + higher.sum()) / (1 + len(drawn))]
 
 
 def test_queries_of_two_runs_are_held_against_their_values(make_base, make_adapter, rng):
