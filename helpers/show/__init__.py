@@ -23,18 +23,15 @@ from helpers.show.phi import (
     layer_panels,
     layer_view,
     learning_curves,
-    number_axes,
     p_value_curves,
     pair_panels,
-    pair_title,
     phi_titles,
     region_view,
     set_title,
     similarity_panels,
     tail_curves,
-    value_range,
 )
-from helpers.show.words import fill, number, p_value, probabilities, probability, readings, rounding, span
+from helpers.show.words import fill, number, p_value, probability, readings, rounding, span
 
 __all__ = [
     "accuracy_dots",
@@ -53,14 +50,11 @@ __all__ = [
     "learning_curves",
     "null_dots",
     "number",
-    "number_axes",
     "number_cells",
     "p_value",
     "p_value_curves",
     "pair_panels",
-    "pair_title",
     "phi_titles",
-    "probabilities",
     "probability",
     "reading_intervals",
     "readings",
@@ -73,6 +67,5 @@ __all__ = [
     "similarity_panels",
     "span",
     "tail_curves",
-    "value_range",
     "worst_errors",
 ]

@@ -85,11 +85,6 @@ def p_value(p):
     return probability(np.log(p) if p else -np.inf)
 
 
-def probabilities(logarithms, names):
-    """Probabilities with what each belongs to, as `readings` does."""
-    return ", ".join(f"{probability(value)} ({name})" for value, name in zip(logarithms, names, strict=True))
-
-
 @passing
 def rounding(of_rows, first_i, of_columns, coarse=False):
     """What rounding may do to φ, in a sentence: a bound, and the directions for which there is none below a tenth.

@@ -4,7 +4,6 @@
 """
 
 from helpers.subspaces.directions import (
-    FULL_SVD_SIZE,
     Directions,
     decompose,
     low_rank_directions,
@@ -23,7 +22,6 @@ from helpers.subspaces.similarity import (
 from helpers.subspaces.study import Similarity, adapter_names
 
 __all__ = [
-    "FULL_SVD_SIZE",
     "Amplification",
     "Directions",
     "Similarity",

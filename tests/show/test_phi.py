@@ -107,7 +107,6 @@ def test_probabilities_in_words(p, text):
 
 def test_probabilities_beyond_double_precision():
     assert show.probability(-995.2) == "6·10⁻⁴³³"  # 10 to the −432.2
-    assert show.probabilities(np.log([0.5, 1e-7]), ["a", "b"]) == "0.50 (a), 1·10⁻⁷ (b)"
 
 
 def test_what_is_not_known_is_a_dash():

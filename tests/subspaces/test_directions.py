@@ -130,7 +130,7 @@ def test_phi_error_bounds_the_error_that_the_gram_matrix_makes(rng):
 
 
 def test_auto_is_exact_above_and_below_the_size_where_it_changes_method(rng):
-    size = subspaces.FULL_SVD_SIZE + 26
+    size = directions.FULL_SVD_SIZE + 26
     matrix = rng.standard_normal((size, size)) * np.linspace(3, 1, size)
     found = subspaces.top_directions(matrix, 12)
     truth = subspaces.top_directions(matrix, 12, method="svd")
