@@ -114,14 +114,9 @@ class Similarity(Inputs):
         rows = np.arange(self.first_i, self.last_i + 1)[:, None]
         shown = {name: grid[self.first_i - 1 :] for name, grid in self.grids.items()}
         columns = {name: np.arange(1, grid.shape[1] + 1) for name, grid in shown.items()}
-        return {
-            name: (
-                grid,
-                grid - chance.mean(rows, columns[name], self.d),
-                chance.z_score(grid, rows, columns[name], self.d),
-            )
-            for name, grid in shown.items()
-        }
+        level = {name: chance.mean(rows, columns[name], self.d) for name in shown}
+        z = {name: chance.z_score(grid, rows, columns[name], self.d) for name, grid in shown.items()}
+        return {name: (grid, grid - level[name], z[name]) for name, grid in shown.items()}
 
     @computed("panels")
     def highest(self):
@@ -136,16 +131,11 @@ class Similarity(Inputs):
     @computed("grids")
     def reading(self):
         """φ at (i, j): phi, ratio (to chance), z, p (of chance to reach it), p_holm; the random panel is not in it."""
-        phi = pd.Series([self.grids[name][self.i - 1, self.j - 1] for name in self.labels], self.labels)
-        return self._against_chance(pd.DataFrame({"phi": phi}))
-
-    def _against_chance(self, table):
-        """A table with phi at (i, j), and with ratio, z, p and p_holm."""
-        place = self.i, self.j, self.d
-        p = chance.tail_probability(table["phi"], *place)
-        return table.assign(
-            ratio=table["phi"] / self.chance, z=chance.z_score(table["phi"], *place), p=p, p_holm=nulls.holm(p)
-        )
+        phi, place = [self.grids[name][self.i - 1, self.j - 1] for name in self.labels], (self.i, self.j, self.d)
+        found = pd.DataFrame({"phi": phi}, self.labels)
+        p = chance.tail_probability(found["phi"], *place)
+        z, ratio = chance.z_score(found["phi"], *place), found["phi"] / self.chance
+        return found.assign(ratio=ratio, z=z, p=p, p_holm=nulls.holm(p))
 
     @computed("grids")
     def regions(self):
