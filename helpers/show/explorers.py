@@ -22,8 +22,8 @@ SHORT = {"phi": "φ", "excess": "φ − chance", "z": "z"}
 @passing
 def subspace_similarity(study):
     """Explorer of notebook 01: φ of adapters and of random directions with W. study: a `subspaces.Similarity`."""
-    if not study.base:
-        return study.weight
+    if isinstance(study.panels, Nothing):
+        return study.panels
     p, work = study.parameters, _Similarity(study)
     names = ("factor", "side", "quantity", "read_i", "read_j", "colour_low", "colour_high")
     start = {name: getattr(p, name) for name in names} | {"adapters": tuple(p.adapters)}

@@ -121,7 +121,7 @@ def test_a_quantised_base_says_what_that_may_have_done(tmp_path):
     given = {"base": str(tmp_path / "model.gguf"), "adapters": [str(tmp_path / "lora")], "module": building.Q}
     result = execute(tmp_path / "out", factor="BA", side="left", **given)
     text = running.shown(tmp_path / "out" / "out.ipynb")
-    assert "W is stored as Q4_0. Drawn anew within its steps, φ in the panels moves by" in text
+    assert "W is stored as Q4_0. With W and adapters drawn anew within their steps (3 times) φ moves by" in text
     assert "rows of each head put back in order" in str(rows(result, "inputs"))
     update = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     a, b = (update[f"base_model.model.{building.Q}.lora_{factor}.weight"].double().numpy() for factor in "AB")
@@ -207,7 +207,7 @@ def test_modules_of_other_sizes_are_left_out_by_name(tmp_path, make_base, make_a
     save_file(tensors, place / "adapter_model.safetensors")
     result = execute(tmp_path / "out", base=str(base), adapters=[str(place)], module="layers.0.q_proj", first_i=20)
     assert [(row["projection"], row["layer"]) for row in rows(result, "layers")] == [("q_proj", 0)]
-    told = "left out, of another size or with too few directions: b.layers.1.q_proj, b.layers.0.v_proj"
+    told = "leaves out, of another size or with too few directions: b.layers.1.q_proj, b.layers.0.v_proj"
     text = running.shown(tmp_path / "out" / "out.ipynb")
     assert escaped(told) in text
     assert "Its own W, or that of any layer?" not in text  # there is a single one

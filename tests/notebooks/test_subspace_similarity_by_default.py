@@ -76,7 +76,7 @@ def test_every_layer_of_thirty(default, tensors):
 
 def test_what_was_drawn_for_four_bits_is_what_four_bits_may_do(default, place, tensors):
     """The shift that the notebook tells of is in the range of ours, from the steps of the blocks themselves."""
-    told = float(re.search(r"φ in the panels moves by ([\d.]+) at most", running.shown(place / "out.ipynb"))[1])
+    told = float(re.search(r"φ moves by ([\d.]+) at most in the panels", running.shown(place / "out.ipynb"))[1])
     tensor = tensors["blk.14.attn_q.weight"]
     scale = tensor.data.reshape(-1, 20)[:, :2].copy().view(np.float16).astype(float)  # of 32 numbers, the step
     w = weight(tensors, 14, "q")
@@ -102,13 +102,11 @@ def test_the_answer_is_a_sentence_the_picture_and_three_findings(default, place)
     sentence, picture, rest = (output.data for output in cell.outputs)
     beyond, before = (sum(p < 0.05 for p in each) for each in corrected(default))
     assert re.fullmatch(r"\*\*Does it follow W\? .*\.", sentence["text/markdown"])
-    assert (
-        f"beyond it in {beyond} (Holm over all choices; before training in {before} of 240)"
-        in sentence["text/markdown"]
-    )
+    assert f"Of 240 single cases (layer × projection × adapter) {beyond} lie beyond" in sentence["text/markdown"]
+    assert f"Before training {before} of 240 lay beyond chance" in running.shown(place / "out.ipynb")
     assert "image/png" in picture
     caption, *findings = re.split(r"\n+- ", rest["text/markdown"])
-    assert caption.startswith("**The picture.** At i = 21, j = 4 φ is")
+    assert caption.startswith("**The picture.** Heatmaps of φ")
     assert len(findings) == 3
 
 
