@@ -272,7 +272,7 @@ def _as_far_as_known(text, tables, named):
     named = {name: math.nan if isinstance(value, Nothing) else value for name, value in named.items()}
     try:
         return _filled(text, tables, named)
-    except (KeyError, AttributeError, ValueError):
+    except (KeyError, AttributeError, TypeError, ValueError):
         return re.sub(r"\{[^}]*\}", "–", text)
 
 

@@ -90,6 +90,22 @@ def test_a_claim_is_a_comparison(shown, value, how, holds):
     assert verdict(holds).capitalize() in shown[-1][1].data
 
 
+@pytest.mark.parametrize("says", ["{a}", "{a:.2f}", "{a:d}", "{a:p}", "{a:each 3}", "{a:each p}", "{a:span 2}", "{t}"])
+@pytest.mark.parametrize("value", [np.nan, Nothing("no base is given")])
+def test_what_is_undecided_is_stated_without_what_is_not_there(shown, says, value):
+    run, nothing = Report("name", {}), Nothing("no base is given")
+    run.claim("c", value, below=1, says=f"Of {{n}} it is {says} (p < 0.05).", a=nothing, tables=[nothing], n=3)
+    (claim,) = run.claims
+    assert (claim["holds"], claim["found"]) == (None, "no base is given")
+    assert "{" not in claim["statement"] + shown[-1][1].data
+    assert claim["statement"].endswith("it is – (p < 0.05).")
+
+
+def test_nothing_escaped_is_nothing():
+    nothing = Nothing("there is a single layer")
+    assert report.escaped(nothing) is report.literal(nothing) is nothing
+
+
 def test_a_reason_is_said_once_where_several_things_in_a_row_have_it(shown):
     run, nothing = Report("name", {}), Nothing("there is <one> adapter")
     for _ in range(2):
