@@ -12,6 +12,7 @@ from helpers.show import live, words
 from helpers.show.explore import Axis, Cells, Explorer
 from helpers.show.phi import PhiRow, phi_titles
 from helpers.subspaces import chance, haar
+from helpers.subspaces.directions import FULL_SVD_SIZE
 from helpers.values import Nothing, passing
 from helpers.weights import modules
 
@@ -38,6 +39,7 @@ def subspace_similarity(study):
     some = tuple(ordered[place] for place in ends)  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
     sparse = range(0, study.available, max(1, study.available // 24))
+    rows = study.available if study.available <= FULL_SVD_SIZE else max(study.available // 4, study.last_i)
     reads = [
         sorted({0, p.read_i, *range(study.first_i, study.last_i + 1), *sparse}),
         sorted({0, p.read_j, *range(study.last_j + 1)}),
@@ -58,7 +60,7 @@ def subspace_similarity(study):
             kinds=True,
             in_page=(),
         ),
-        axis(("first_i", "last_i"), range(1, study.available + 1), "rows i", "first_i"),
+        axis(("first_i", "last_i"), range(1, rows + 1), "rows i", "first_i"),
         axis(("colour_low", "colour_high"), sorted(shades), "colours of φ", "colour_high", word="{:g}".format),
         axis("read_i", reads[0], "read at i", **chosen),
         axis("read_j", reads[1], "read at j", **chosen),

@@ -18,7 +18,7 @@ from helpers.subspaces.directions import Decomposition, Directions
 from helpers.weights import WeightsError
 
 COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
-KEPT = 256  # directions of a matrix that are remembered on either side; where more are asked for, a power of two
+KEPT = 256  # directions of a matrix that are remembered on either side, unless more are asked for: see `_of_weight`
 _memory = WeakKeyDictionary()
 
 
@@ -139,11 +139,15 @@ def weight_directions(base: weights.Base, module: str, k: Index, side: str = "ri
 
 
 def _of_weight(base, name, k):
-    """(Decomposition with at least k directions, its Rounding) of a weight."""
+    """(Decomposition with at least k directions, its Rounding) of a weight.
+
+    It has 256 directions, a quarter of all there are, or all: for whatever i it is decomposed three times at most.
+    """
     seen = _memory.setdefault(base, {})
     if name not in seen or seen[name][0].right.shape[1] < k:
         weight = base.weight(name)
-        most = min(max(KEPT, 1 << (k - 1).bit_length()), *weight.shape)
+        least = min(weight.shape)
+        most = next((size for size in (min(KEPT, least), least // 4) if size >= k), least)
         stored = directions.rounding(weight)
         seen[name] = _kept(weight, most, k, stored), stored
     return seen[name]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from scipy import linalg
 
 from helpers.parameters import SubspaceSimilarity
-from helpers.subspaces import atlas, chance, directions, haar, nulls, study
-from helpers.weights import WeightsError, compared
+from helpers.subspaces import atlas, chance, directions, haar, inputs, nulls, study
+from helpers.weights import WeightsError, compared, open_base
 from tests.conftest import MODULE
 
 D, TOP, J = 24, 6, 3
@@ -566,3 +566,17 @@ def test_queries_of_two_runs_are_held_against_their_values(make_base, make_adapt
     lead = (phi["q_proj"] - phi["v_proj"]).mean()
     assert found.query_lead["difference"] == pytest.approx(lead)
     assert found.query_lead["z"] > 3
+
+
+def test_a_weight_is_decomposed_three_times_at_most_however_many_directions_are_asked_for(make_base, rng, monkeypatch):
+    weight, calls = rng.standard_normal((64, 72)), []
+    base, decompose = open_base(make_base({MODULE: weight})), directions.decompose
+    monkeypatch.setattr(inputs, "KEPT", 8)
+    monkeypatch.setattr(directions, "decompose", lambda *given, **named: calls.append(1) or decompose(*given, **named))
+    right = np.linalg.svd(weight.astype(np.float32))[2]
+    for k, times in ((4, 1), (8, 1), (9, 2), (16, 2), (17, 3), (40, 3), (64, 3), (4, 3)):
+        found = inputs.weight_directions(base, MODULE, k).vectors
+        assert len(calls) == times, k
+        assert abs(np.diag(right[:k] @ found)).min() > 1 - 1e-5
+    with pytest.raises(ValueError, match="has rank 64"):
+        inputs.weight_directions(base, MODULE, 65)
