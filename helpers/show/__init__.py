@@ -1,5 +1,13 @@
 """Data → pictures and words. Computes nothing but layout; explorers ask the floors above at each position."""
 
+from helpers.show.curves import (
+    critical_curves,
+    detection_curves,
+    law_panels,
+    learning_curves,
+    p_value_curves,
+    tail_curves,
+)
 from helpers.show.maps import (
     accuracy_dots,
     comparison,
@@ -15,21 +23,15 @@ from helpers.show.maps import (
     worst_errors,
 )
 from helpers.show.phi import (
-    critical_curves,
-    detection_curves,
     full_and_triangle,
     headline,
-    law_panels,
     layer_panels,
     layer_view,
-    learning_curves,
-    p_value_curves,
     pair_panels,
     phi_titles,
     region_view,
     set_title,
     similarity_panels,
-    tail_curves,
 )
 from helpers.show.words import fill, number, p_value, probability, readings, rounding, span
 
