@@ -171,8 +171,8 @@ def reading():
 
 FORGETTING = """
 import weakref
-from helpers.subspaces import study
-study._memory = type("Forgetful", (weakref.WeakKeyDictionary,), {"setdefault": lambda *_: {}})()
+from helpers.subspaces import inputs
+inputs._memory = type("Forgetful", (weakref.WeakKeyDictionary,), {"setdefault": lambda *_: {}})()
 """
 
 
@@ -198,9 +198,8 @@ def explorer():
     What a step computes is remembered, so that first visits (a decomposition, attributions, draws) take longer.
     """
     p = parameters.SubspaceSimilarity(adapters=parameters.SubspaceSimilarity().adapters[:3])
-    inputs = subspaces.Similarity(p)
-    live, rng = explorers.subspace_similarity(p, inputs).live(), np.random.default_rng(0)
-    study = explorers._Similarity(p, inputs)
+    study, rng = subspaces.Similarity(p), np.random.default_rng(0)
+    live = explorers.subspace_similarity(study).live()
     laws = explorers.random_baselines(parameters.RandomBaselines()).live()
     data, q = digits.load("digits"), parameters.DigitSaliency()
     chosen = digits.examples(data.labels, np.arange(len(data.labels)), q.examples_per_digit, rng)
@@ -208,11 +207,11 @@ def explorer():
     maps = explorers.digit_saliency(q, classifiers.study("digits"), *examples).live()
 
     def plainly(layer):
-        q = p.model_copy(update={"module": f"model.layers.{layer}.self_attn.q_proj"})
-        ranks, grids, first_i, _ = study.at(q)
+        there = study.replace(module=f"model.layers.{layer}.self_attn.q_proj")
         figure, every_axes = plt.subplots(1, 4, figsize=(9, 4))
-        for axes, grid, rank in zip(every_axes, grids, [*ranks, "random"], strict=True):
-            sns.heatmap(pd.DataFrame(grid, index=range(first_i, first_i + len(grid))), ax=axes).set_title(rank)
+        for axes, (name, (grid, *_)) in zip(every_axes, there.panels.items(), strict=True):
+            rows = range(there.first_i, there.last_i + 1)
+            sns.heatmap(pd.DataFrame(grid, index=rows), ax=axes).set_title(name)
         print_figure(figure)  # as Jupyter does with a figure that a cell leaves
         plt.close(figure)
 

@@ -164,7 +164,7 @@ def test_a_whole_fine_tune_is_read_as_an_update(tmp_path):
     ids=str,
 )
 def test_unusual_but_legal_parameters(tmp_path, given):
-    assert execute(tmp_path, **given)["complete"] is True
+    running.assert_the_claims_of_01(execute(tmp_path, **given))
 
 
 def test_an_adapter_and_its_copy_at_another_scale_agree_without_a_warning(tmp_path):
@@ -207,7 +207,7 @@ def test_modules_of_other_sizes_are_left_out_by_name(tmp_path, make_base, make_a
     save_file(tensors, place / "adapter_model.safetensors")
     result = execute(tmp_path / "out", base=str(base), adapters=[str(place)], module="layers.0.q_proj", first_i=20)
     assert [(row["projection"], row["layer"]) for row in rows(result, "layers")] == [("q_proj", 0)]
-    told = "leaves out, of another size or with too few directions: b.layers.1.q_proj, b.layers.0.v_proj"
+    told = "A leaves out, of another size or with too few directions: b.layers.1.q_proj, b.layers.0.v_proj"
     text = running.shown(tmp_path / "out" / "out.ipynb")
     assert escaped(told) in text
     assert "Its own W, or that of any layer?" not in text  # there is a single one

@@ -220,6 +220,18 @@ def test_its_own_weight_is_held_against_permuted_layers_and_rotations(minilm, cr
     assert claim["holds"] is (claim["statistic"] < 0.05)
 
 
+def test_the_average_over_the_layers_is_held_against_rotations(minilm, minilm_place, crossed):
+    observed, drawn = (phi[..., range(6), range(6), :].mean((-1, -2)) for phi in crossed)
+    shares = [np.mean(drawn[:, n] >= phi) for n, phi in enumerate(observed)]
+    claim = claims(minilm)["above_chance_on_average"]
+    assert claim["statistic"] == pytest.approx(max(holm_by_hand(np.maximum(shares, 1 / 200))), abs=0.03)
+    assert claim["holds"] is (claim["statistic"] < 0.05)
+    ratios = ", ".join(
+        f"{phi / (14 / 384):.2f} ({kind})" for phi, kind in zip(observed, ("query", "value"), strict=True)
+    )
+    assert f"Over the layers φ is {ratios} times chance on average" in running.shown(minilm_place / "out.ipynb")
+
+
 def test_growth_with_rank_is_held_against_random_pairs_and_rotations(minilm, crossed):
     observed, drawn = (phi[..., range(6), range(6), :] for phi in crossed)
 

@@ -11,6 +11,7 @@ from scipy import linalg
 from statsmodels.stats.multitest import multipletests
 
 from helpers.paths import ROOT
+from helpers.press import escaped
 from tests.notebooks import running
 from tests.notebooks.running import claims, rows
 
@@ -106,7 +107,11 @@ def test_the_answer_is_a_sentence_the_picture_and_three_findings(default, place)
     assert f"Before training {before} of 240 lay beyond chance" in running.shown(place / "out.ipynb")
     assert "image/png" in picture
     caption, *findings = re.split(r"\n+- ", rest["text/markdown"])
+    variance = 2 * FIRST * J * (D - FIRST) * (D - J) / (D**2 * (D - 1) * (D + 2) * J**2)
+    z = {row["adapter"]: (row["trained"] - FIRST / D) / variance**0.5 for row in rows(default, "untrained")}
+    told = ", ".join(f"{value:.1f} ({name})" for name, value in z.items())
     assert caption.startswith("**The picture.** Heatmaps of φ")
+    assert escaped(f"z is {told}") in caption
     assert len(findings) == 3
 
 
