@@ -104,7 +104,8 @@ def test_the_answer_is_a_sentence_the_picture_and_three_findings(default, place)
     beyond, before = (sum(p < 0.05 for p in each) for each in corrected(default))
     assert re.fullmatch(r"\*\*Does it follow W\? .*\.", sentence["text/markdown"])
     assert f"Of 240 single cases (layer × projection × adapter) {beyond} lie beyond" in sentence["text/markdown"]
-    assert f"Before training {before} of 240 lay beyond chance" in running.shown(place / "out.ipynb")
+    told = f"Of 240 cases whose start is known {before} lay beyond chance before training"
+    assert told in running.shown(place / "out.ipynb")
     assert "image/png" in picture
     caption, *findings = re.split(r"\n+- ", rest["text/markdown"])
     variance = 2 * FIRST * J * (D - FIRST) * (D - J) / (D**2 * (D - 1) * (D + 2) * J**2)
