@@ -119,12 +119,12 @@ def crop(maps, rows, columns):
 def regrid(maps, rows, columns):
     """Maps [..., h, w] on a grid of rows × columns; every pixel's value is shared by the area that falls in each cell.
 
-    Sums are kept. Where cells are whole blocks of pixels it is their sum. Raises ValueError for a grid that is larger
+    Sums are kept. Where cells are whole blocks of pixels it is their sum. Raises BadParameter for a grid that is larger
     than the maps or below 1.
     """
     height, width = np.shape(maps)[-2:]
     if not (1 <= rows <= height and 1 <= columns <= width):
-        raise ValueError(
+        raise BadParameter(
             f"a grid of {rows} × {columns} for maps of {height} × {width}: expected 1 … {height} × 1 … {width}"
         )
     return _shares(height, rows) @ np.asarray(maps, dtype=np.float64) @ _shares(width, columns).T

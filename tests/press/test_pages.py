@@ -150,7 +150,7 @@ def test_an_index_links_what_is_there_and_escapes_it(tmp_path):
     soup = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
     links = {link.get_text(): link["href"] for link in soup.main.find_all("a")}
     assert links == {"a b": "a%20b/report.html", "<i>&": "%3Ci%3E%26/report.html"}
-    assert "2 hold, 1 do not, 1 undecided" in soup.main.get_text()
+    assert "2 hold, 1 does not, 1 undecided" in soup.main.get_text()
 
 
 FROZEN = {

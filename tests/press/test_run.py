@@ -195,7 +195,7 @@ def test_several_run_at_once_and_one_that_fails_does_not_stop_the_others(tmp_pat
     assert threads == os.environ.get("OMP_NUM_THREADS", str(max(1, os.cpu_count() // 3)))
     index = (tmp_path / "out" / "index.html").read_text()
     assert index.count("/report.html") == 2
-    assert "0 hold, 1 do not, 0 undecided" in index
+    assert "0 hold, 1 does not, 0 undecided" in index
 
 
 def test_a_page_or_a_result_that_is_none_keeps_the_notebook(notebook, tmp_path, monkeypatch):
