@@ -35,7 +35,7 @@ def subspace_similarity(study):
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
     shapes = [study.base.shape(name) for name in work.places.values()]
     ordered = sorted(layers)
-    ends = np.linspace(0, len(layers) - 1, min(len(layers), 7)).round().astype(int)
+    ends = np.linspace(0, len(layers) - 1, len(layers) if len(layers) < 8 else 5).round().astype(int)
     some = tuple(ordered[place] for place in ends)  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
     sparse = range(0, study.available, max(1, study.available // 24))
