@@ -179,8 +179,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     "given",
     [
         {"dimension": 3, "rank_i": 1, "rank_j": 1, "draws": 2},
-        {"dimension": 12, "rank_i": 9, "rank_j": 8, "draws": 50},
-        {"dimension": 200, "rank_i": 4, "rank_j": 150, "draws": 50},
+        {"dimension": 12, "rank_i": 8, "rank_j": 9, "draws": 50},
         {"dimension": 300, "rank_i": 299, "rank_j": 3, "draws": 50},
     ],
     ids=str,

@@ -42,9 +42,9 @@ def test_it_is_read_as_transformers_reads_the_package(data, loaded):
         np.testing.assert_array_equal(base.weight(name), expected[f"{name}.weight"].numpy(), name)
 
 
-@pytest.mark.parametrize("name", ["r8", "r8-author"])
-def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded, name):
-    place = data / "language_model_adapters" / name
+def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded):
+    """One of seven, of the task that has fewer of them: each takes a minute."""
+    place = data / "language_model_adapters" / "r8-author"
     settings = json.loads((place / "training.json").read_text())["settings"]
     model = peft.PeftModel.from_pretrained(loaded[0], place)
     asked = language_model.Asked(model, loaded[1], settings["task"])
