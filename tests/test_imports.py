@@ -9,9 +9,8 @@ import sys
 import numpy as np
 import torch
 
-from helpers import digits
-from helpers.digits import networks
 from helpers.paths import ROOT
+from helpers.training import digit_models
 
 STATE = """
 import importlib, json, os, sys, warnings
@@ -89,10 +88,10 @@ def test_the_first_figure_looks_as_the_next_and_only_the_look_has_changed():
 
 def test_training_takes_one_thread_and_gives_the_others_back(monkeypatch):
     seen, before = [], torch.get_num_threads()
-    monkeypatch.setattr(networks, "train", lambda *_, **__: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(digit_models, "train", lambda *_, **__: seen.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
-        digits.fit("cnn", np.zeros((1, 8, 8)), [0], seed=0)
+        digit_models.fit("cnn", np.zeros((1, 8, 8)), [0], seed=0)
         assert (seen, torch.get_num_threads()) == ([1], 2)
     finally:
         torch.set_num_threads(before)

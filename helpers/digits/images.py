@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float32, Int, Int64
 from sklearn.datasets import load_digits
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from helpers.parameters import SIZES, BadParameter
 
 FOLDS = 5
+BY_WRITER = ("digits",)  # data sets whose writers are known, or inferred
 # Source: scikit-learn's MOOC, "Sample grouping".
 FIRST_OF_WRITER = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667, 1797)
 
@@ -22,13 +25,13 @@ class Digits(NamedTuple):
     file: where it was read from.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    writers: np.ndarray | None
+    images: Float32[np.ndarray, "n h w"]
+    labels: Int64[np.ndarray, " n"]
+    writers: Int64[np.ndarray, " n"] | None
     file: Path
 
 
-def load(name):
+def load(name: str) -> Digits:
     """Read a data set that a package ships.
 
     `digits`: 1,797 images of 8 × 8, the test half of UCI's optdigits (Alpaydin & Kaynak 1998), from scikit-learn.
@@ -47,7 +50,7 @@ def load(name):
     raise ValueError(f"dataset is {name!r}: expected one of {', '.join(SIZES)}")
 
 
-def inferred_writers():
+def inferred_writers() -> Int64[np.ndarray, " n"]:
     """Numbers [1797] of the writers of `digits`, 0 … 13, as scikit-learn's course infers them from the labels' order.
 
     Every writer copied one sequence of about 130 digits, so that a new one shows where it begins again. The data say
@@ -56,33 +59,54 @@ def inferred_writers():
     return np.repeat(np.arange(len(FIRST_OF_WRITER) - 1), np.diff(FIRST_OF_WRITER))
 
 
-def folds(digits, by_writer):
-    """Five pairs of indices (train, held out) for cross-validation: whole writers held out, or a stratified shuffle."""
+def folds(data: Digits, by_writer: bool) -> list[tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]]]:
+    """Five pairs of indices (train, held out) for cross-validation, about as many of each digit in every fold.
+
+    by_writer: whole writers are held out, each in one fold; else single images, shuffled.
+    """
     if by_writer:
-        return list(GroupKFold(FOLDS).split(digits.images, groups=digits.writers))
-    return list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(digits.images, digits.labels))
+        split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+        return list(split.split(data.images, data.labels, data.writers))
+    return list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(data.images, data.labels))
 
 
-def hold_out(digits):
-    """(train, held out) indices of the bundled networks, a fifth held out: whole writers where writers are known."""
-    if digits.writers is None:
-        return folds(digits, by_writer=False)[0]
-    split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    return next(split.split(digits.images, digits.labels, digits.writers))
+def hold_out(data: Digits) -> tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]]:
+    """(train, held out) indices of fold 0, a fifth held out: whole writers where writers are known."""
+    return folds(data, data.writers is not None)[0]
 
 
-def examples(labels, among, per_digit, rng):
+def fold_of(data: Digits) -> Int64[np.ndarray, " n"]:
+    """The fold [n] that holds each image out: by writer where writers are known."""
+    fold = np.empty_like(data.labels)
+    for number, (_, held_out) in enumerate(folds(data, data.writers is not None)):
+        fold[held_out] = number
+    return fold
+
+
+def examples(
+    labels: Int[np.ndarray, " n"],
+    among: Int[np.ndarray, " m"],
+    per_digit: int,
+    rng: np.random.Generator,
+    writers: Int[np.ndarray, " n"] | None = None,
+) -> Int[np.ndarray, " k"]:
     """Indices of `per_digit` images of every digit, drawn from the indices `among`, digit by digit: [10 · per_digit].
 
-    Raises BadParameter where a digit has fewer.
+    writers: of every image; those of a digit are then spread over them, every writer once before any twice. Raises
+    BadParameter where a digit has fewer.
     """
     of_digit = [among[labels[among] == digit] for digit in range(10)]
     fewest = min(of_digit, key=len)
     if len(fewest) < per_digit:
         raise BadParameter(
-            f"examples_per_digit is {per_digit}: expected at most {len(fewest)}, which one digit has held out"
+            f"examples_per_digit is {per_digit}: expected at most {len(fewest)}, which is all that one digit has"
         )
-    return np.concatenate([rng.choice(own, per_digit, replace=False) for own in of_digit])
+    if writers is None:
+        return np.concatenate([rng.choice(own, per_digit, replace=False) for own in of_digit])
+    shuffled = [rng.permutation(own) for own in of_digit]
+    turns = [pd.Series(own).groupby(writers[own]).cumcount() for own in shuffled]  # how many of its writer come before
+    chosen = [turn.sort_values(kind="stable").index[:per_digit] for turn in turns]
+    return np.concatenate([own[first] for own, first in zip(shuffled, chosen, strict=True)])
 
 
 def _shipped(package, name):

@@ -1,12 +1,12 @@
-"""Handwritten digits: two data sets, splits by image and by writer, two small classifiers and their training."""
-
-import copy
-from contextlib import contextmanager
+"""Two small classifiers of images of digits, and what any network says of images."""
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
+from jaxtyping import Float, Int
 from torch import nn
+
+BYTES = 2**19  # of the images in one forward pass: the activations of more leave the processor's cache
+Images = Float[np.ndarray, "n h w"] | Float[torch.Tensor, "n h w"]
 
 
 def convolutional(size, dropout=0.5):
@@ -83,84 +83,23 @@ def untrained(architecture, size, seed, **options):
         return ARCHITECTURES[architecture](size, **options).eval()
 
 
-def train(model, images, labels, *, seed, epochs, patience=0, jitter=0.0, batch_size=32, learning_rate=2e-3):
-    """Train a network with AdamW, in place; returns [(epoch, training loss, validation loss), …].
-
-    images [n, h, w], labels [n]. patience: epochs without a better validation loss before it stops; a tenth of the
-    images is then kept for validation, and the weights of the best epoch are restored. 0: all images, all epochs; the
-    validation loss is NaN. jitter: strength of random shifts, turns and scalings. The seed decides all draws.
-    """
-    seen, kept = (np.arange(len(labels)), [])
-    if patience:
-        seen, kept = train_test_split(seen, test_size=0.1, stratify=labels, random_state=seed)
-    x, y = torch.tensor(images)[:, None], torch.tensor(labels)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    history, best = [], (np.inf, None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for epoch in range(1, epochs + 1):
-            model.train()
-            order, losses = torch.from_numpy(seen)[torch.randperm(len(seen))], []
-            for chosen in order.split(batch_size):
-                loss = nn.functional.cross_entropy(model(_jittered(x[chosen], jitter)), y[chosen])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.item())
-            model.eval()
-            held = _loss(model, x[kept], y[kept]) if patience else np.nan
-            history.append((epoch, float(np.mean(losses)), held))
-            if not np.isfinite(history[-1][1]):
-                raise ValueError(f"the loss is {history[-1][1]} in epoch {epoch}: lower learning_rate")
-            if held < best[0]:
-                best = held, (epoch, copy.deepcopy(model.state_dict()))
-            if patience and epoch - best[1][0] >= patience:
-                break
-    if patience:
-        model.load_state_dict(best[1][1])
-    return history
-
-
-def fit(architecture, images, labels, *, seed, dropout=None, **schedule):
-    """(network, history): an untrained network of this seed, trained by `train` in one thread."""
-    options = {} if dropout is None else {"dropout": dropout}
-    network = untrained(architecture, images.shape[-1], seed, **options)
-    with _one_thread():
-        return network, train(network, images, labels, seed=seed, **schedule)
-
-
 @torch.no_grad()
-def logits(model, images, rows=1024):
-    """Logits [n, 10] of images [n, h, w], in parts of at most `rows`."""
-    return torch.cat([model(part) for part in torch.as_tensor(images)[:, None].split(rows)])
+def logits(model, images: Images) -> Float[torch.Tensor, "n classes"]:
+    """Logits [n, 10] of images [n, h, w], as many in a pass as the processor's cache is good for."""
+    images = torch.as_tensor(images)[:, None]
+    rows = max(1, BYTES // (images.element_size() * images.shape[1:].numel()))
+    return torch.cat([model(part) for part in images.split(rows)])
 
 
-def accuracy(model, images, labels):
+def probabilities(model, images: Images) -> Float[torch.Tensor, "n classes"]:
+    """Probabilities [n, 10] of images [n, h, w]: the softmax of the outputs.
+
+    Where the model says that it gives them itself, `model.explains == "probability"`, its outputs.
+    """
+    outputs = logits(model, images)
+    return outputs if getattr(model, "explains", "logit") == "probability" else outputs.softmax(1)
+
+
+def accuracy(model, images: Images, labels: Int[np.ndarray, " n"]) -> float:
     """Share of the images whose largest logit is that of the label."""
     return float((logits(model, images).argmax(1).numpy() == labels).mean())
-
-
-@contextmanager
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@torch.no_grad()
-def _loss(model, x, y):
-    return float(nn.functional.cross_entropy(model(x), y))
-
-
-def _jittered(x, strength):
-    """Images shifted by up to `strength` of half their size, turned by as many radians and scaled by as much."""
-    if not strength:
-        return x
-    shift, turn, scale = ((2 * torch.rand(size, len(x)) - 1) * strength for size in (2, 1, 2))
-    cos, sin, (across, down) = turn[0].cos(), turn[0].sin(), 1 + scale
-    rows = [torch.stack([cos * across, -sin, shift[0]], 1), torch.stack([sin, cos * down, shift[1]], 1)]
-    grid = nn.functional.affine_grid(torch.stack(rows, 1), x.shape, align_corners=False)
-    return nn.functional.grid_sample(x, grid, align_corners=False)

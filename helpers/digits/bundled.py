@@ -1,0 +1,73 @@
+"""The bundled digit classifiers: where they lie, and how they are read."""
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from helpers.digits.images import BY_WRITER, FOLDS, SIZES
+from helpers.digits.networks import untrained
+from helpers.parameters import PERMUTED, TRAINED
+from helpers.paths import resolve
+from helpers.weights import WeightsError
+
+BUNDLED = "data/digit_models"
+
+
+def directory(dataset, architecture):
+    """Where the networks of one data set and architecture lie."""
+    return resolve(BUNDLED) / f"{dataset}-{architecture}"
+
+
+def name(seed, fold):
+    """Name of a network, and of its file: seed_0 of fold 0, fold_1-seed_0 of fold 1."""
+    return f"fold_{fold}-{seed}" if fold else seed
+
+
+def by_seed(dataset, architecture):
+    """{name: network} of one data set and architecture that are trained without fold 0: seed_0 …, permuted_labels.
+
+    The last was trained on labels that were permuted among the training images. Raises WeightsError for a file that
+    is missing, broken, or holds NaN.
+    """
+    place = directory(dataset, architecture)
+    return {seed: read(place / f"{seed}.safetensors", dataset, architecture) for seed in (*TRAINED, PERMUTED)}
+
+
+def by_fold(dataset, architecture, seeds=TRAINED):
+    """{seed: [network trained without fold 0, 1, …]} of one data set and architecture; see `images.folds`.
+
+    seeds: names of those that are asked for. One fold where the writers are not known. Raises as `by_seed`.
+    """
+    place = directory(dataset, architecture)
+    return {
+        seed: [read(place / f"{name(seed, fold)}.safetensors", dataset, architecture) for fold in range(folds(dataset))]
+        for seed in seeds
+    }
+
+
+def folds(dataset):
+    """For how many folds there are networks: one where the writers are not known."""
+    return FOLDS if dataset in BY_WRITER else 1
+
+
+def files(dataset, architecture):
+    """Files of the networks of one data set and architecture."""
+    place = directory(dataset, architecture)
+    names = [name(seed, fold) for fold in range(folds(dataset)) for seed in TRAINED]
+    return [place / f"{each}.safetensors" for each in (*names, PERMUTED)]
+
+
+def read(file, dataset, architecture):
+    """A network of one data set and architecture from its file, in float32 however it is stored."""
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is not a readable safetensors file ({error})") from error
+    network = untrained(architecture, SIZES[dataset], seed=0)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{file} does not hold the {architecture} of this data set: {error}") from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise WeightsError(f"{file} holds NaN or infinite numbers: restore it from the repository")
+    return network.requires_grad_(False)
