@@ -4,7 +4,6 @@ Read off a study of synthetic W and adapters that have no relation. A statement 
 many more as a rate of 5 % gives once in a thousand simulations of this size.
 """
 
-import gc
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,9 +34,8 @@ MOST = most(REPLICATES)
 
 @pytest.fixture(autouse=True, scope="module")
 def in_haste():
-    """Without checking types, without the garbage collection of every Holm of statsmodels, and with fewer draws."""
+    """Without checking types, and with fewer draws."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "collect", lambda *_: 0)
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         patch.setattr(nulls, "ROTATIONS", 79)
         patch.setattr(nulls, "turned", partial(nulls.turned, draws=79))

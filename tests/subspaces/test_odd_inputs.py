@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from statsmodels.stats.multitest import multipletests
 
 from helpers.parameters import BadParameter, SubspaceSimilarity
 from helpers.press import Report
 from helpers.show import explorers
-from helpers.subspaces import chance, study
+from helpers.subspaces import chance, nulls, study
 
 D, LAYERS = 24, 5
 
@@ -157,3 +158,13 @@ def test_another_model_is_opened_and_read(make_base, write, weights, rng):
     pd.testing.assert_frame_equal(other.reading, opened(second, adapter).reading)
     assert other.base is not found.base
     np.testing.assert_array_equal(found.weight, weights[name(0)].astype(np.float32))
+
+
+def test_holm_is_that_of_statsmodels_over_what_is_known(rng):
+    for n in (1, 2, 7, 30):
+        p = rng.random(n) ** 3
+        np.testing.assert_allclose(nulls.holm(p), multipletests(p, method="holm")[1])
+        gaps = np.insert(p, [0, n // 2], np.nan)
+        np.testing.assert_allclose(nulls.holm(gaps)[~np.isnan(gaps)], nulls.holm(p))
+        assert np.isnan(nulls.holm(gaps)).sum() == 2
+    assert nulls.holm([]).size == 0
