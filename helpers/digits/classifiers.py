@@ -1,207 +1,142 @@
-"""Digit classifiers: the bundled networks, and anyone's own as a saved program or a callable → one checked module."""
+"""Digit classifiers: the bundled networks, and anyone's own as a saved program or a callable → one proven module."""
 
 import importlib
+import io
+import pickletools
 import re
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from helpers.digits import controls, saliency
+from helpers.digits import bundled, images
+from helpers.digits.behaviour import KNOWS, check_numbers, line, precision, prove
+from helpers.digits.feeding import DIGITS, Prepared, check_fed, check_taken, taken
 from helpers.digits.images import SIZES
-from helpers.digits.networks import ARCHITECTURES, untrained
-from helpers.parameters import PERMUTED, TRAINED, BadParameter
+from helpers.digits.networks import ARCHITECTURES
+from helpers.parameters import TRAINED, DigitSaliency
 from helpers.paths import resolve
 from helpers.weights import WeightsError
 
-BUNDLED = "data/digit_models"
+PROGRAMS = torch.jit.ScriptModule, torch.fx.GraphModule
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-PROGRAMS = (".pt", ".pth", ".pt2")
+WEIGHTS_ALONE = re.compile(r"(collections|torch|torch\._utils|torch\.storage|numpy\S*) ")  # what they are pickled from
 
 
-class Prepared(nn.Module):
-    """A classifier behind its own preparation of images: resized to its input size, then (x − mean) / std.
+class Opened(NamedTuple):
+    """A network and what is known of it.
 
-    Maps of this module are maps of the pixels before the preparation.
+    name: as it stands in sentences. architecture: of the bundled networks, or "" for one's own. file: what was read of
+    one's own, or None. read: {what: how the network is fed and what it gives, in words}. lacking: {digit: why its
+    output has no gradient}. notes: whole sentences that a reader must see. accuracy: on the held-out images.
     """
 
-    def __init__(self, model, size, mean, std):
-        super().__init__()
-        self.model, self.size, self.mean, self.std = model, size, mean, std
-
-    def forward(self, images):
-        """Logits [n, 10] of images [n, 1, h, w] in [0, 1]."""
-        if self.size != tuple(images.shape[-2:]):
-            images = nn.functional.interpolate(images, self.size, mode="bilinear", align_corners=False)
-        return self.model((images - self.mean) / self.std)
-
-
-class Study(NamedTuple):
-    """A network under study and what it is held against.
-
-    name: as it stands in sentences. architecture: of the bundled networks, or "" for someone's own. subject: the
-    network. peers: other trained networks, that nothing but the task connects with it. others: {condition: network} of
-    the further networks it can be compared with. files: what was read.
-    """
-
+    network: nn.Module
     name: str
     architecture: str
-    subject: nn.Module
-    peers: list
-    others: dict
-    files: list
+    file: Path | None
+    read: dict
+    lacking: dict
+    notes: list
+    accuracy: float
 
 
-def study(dataset, model="", size=(0, 0), mean=0.0, std=1.0):
-    """The network under study and those beside it.
+def open_classifier(source, dataset="digits", **feeding):
+    """A network that takes images [n, 1, h, w] in [0, 1], 1 being ink, and gives outputs [n, 10] float32, proven.
 
-    model: "cnn" (or empty) or "transformer" for the bundled networks, of which seed 0 is under study; else as in
-    `open_model`, with the bundled convolutional networks as peers. size: its input size; a 0 stands for the images'.
+    source: "cnn" or "transformer", the bundled ones; a file saved by `torch.export.save` (with a dynamic batch size) or
+    `torch.jit.save`; or `package.module:callable`, where the callable gives an `nn.Module`. Opening either runs its
+    program: give only what you trust. feeding: parameters of notebook 03 that say how it is fed, by name: input_rows,
+    input_columns, pad, invert, input_range, input_mean, input_std, channels, class_order, explains; and baseline.
+    Raises WeightsError, or BadParameter for a parameter, in one sentence; warns of what a reader must know, such as a
+    low accuracy.
     """
-    side = SIZES[dataset]
-    architecture = model or "cnn"
-    if architecture not in ARCHITECTURES:
-        own, file = open_model(model, tuple(given or side for given in size), mean, std)
-        peers = bundled(dataset, "cnn")
-        files = [*([file] if file else []), *_files(dataset, "cnn")]
-        return Study("your network", "", own, [peers[name] for name in TRAINED], {}, files)
-    networks = bundled(dataset, architecture)
-    other = next(name for name in ARCHITECTURES if name != architecture)
-    others = {name: networks[name] for name in (*TRAINED[1:], PERMUTED)}
-    others["untrained"] = untrained(architecture, side, seed=0).requires_grad_(False)
-    others[architecture], others[other] = networks[TRAINED[0]], bundled(dataset, other)[TRAINED[0]]
-    files = [*_files(dataset, architecture), *_files(dataset, other)]
-    return Study(
-        f"the {architecture} of seed 0",
-        architecture,
-        networks[TRAINED[0]],
-        [networks[n] for n in TRAINED[1:]],
-        others,
-        files,
-    )
+    found = opened(DigitSaliency.parse({"model": source, "dataset": dataset, **feeding}))
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    return found.network
 
 
-def condition(study, name, method, seed):
-    """(network, method) of one side of a comparison.
+def opened(p: DigitSaliency, data: images.Digits | None = None) -> Opened:
+    """The network that parameters of notebook 03 name, opened and proven on the held-out images (`behaviour`).
 
-    name: `trained`, the network under study; `randomised`, the same with all its tensors drawn anew; the name of a
-    method, the same network by that method; `untrained`, as it was before its training; `permuted_labels`, `seed_1` …
-    `seed_4`; `cnn` or `transformer`, seed 0 of that architecture. Raises BadParameter for what this study has not, and
-    for a method that is not defined for the network.
+    data: the images of its dataset, if they are at hand. Raises WeightsError and BadParameter.
     """
-    if name in saliency.METHODS:
-        method, name = name, "trained"
-    known = {"trained": study.subject, **study.others}
-    if name not in known and name != "randomised":
-        listed = ", ".join([*known, "randomised", *saliency.methods_for(study.subject)])
-        raise BadParameter(f"condition {name!r} is not to be had for {study.name}: expected one of {listed}")
-    network = controls.randomise(study.subject, seed) if name == "randomised" else known[name]
-    saliency.check_defined(network, method)
-    return network, method
+    data = images.load(p.dataset) if data is None else data
+    train, held = images.hold_out(data)
+    x, labels = torch.from_numpy(data.images[held])[:, None], data.labels[held]
+    architecture, file = p.model or "cnn", None
+    if architecture in ARCHITECTURES:
+        name = f"the {architecture} of seed 0"
+        network = bundled.by_seed(p.dataset, architecture)[TRAINED[0]]
+        check_numbers(network, name)
+        read = {"source": f"bundled, {architecture}", "outputs": "logits", "explains": "logit"}
+    else:
+        name, architecture = "your network", ""
+        model, file, kind = _loaded(p.model)
+        read, network = _prepared(model, p, name, x)
+        read = {"source": kind} | read
+    baselines = {"black": np.zeros_like(data.images[0]), "mean": data.images[train].mean(0)}
+    found = prove(network, name, x, labels, baselines, p.baseline)
+    if isinstance(network, Prepared):
+        found.notes.extend(check_fed(network, name, x, labels, found.accuracy))
+    elif found.accuracy < KNOWS:
+        found.notes.append(f"{name} reads only {found.accuracy:.0%} of the held-out digits")
+    notes = [f"{note[0].upper()}{note[1:]}." for note in found.notes]
+    return Opened(network, name, architecture, file, read, found.lacking, notes, found.accuracy)
 
 
-def bundled_directory(dataset, architecture):
-    """Where the networks of one data set and architecture lie."""
-    return resolve(BUNDLED) / f"{dataset}-{architecture}"
+def _prepared(model, p, name, x):
+    """({what: how it is fed, in words}, network) of someone's own, which takes the images."""
+    network, side = Prepared(model, p).requires_grad_(False), SIZES[p.dataset]
+    kept = precision(network)
+    if kept in (torch.float16, torch.bfloat16) and not any(isinstance(each, PROGRAMS) for each in model.modules()):
+        model.float()
+        if not taken(network, network.prepare(x[:2])):  # it asks for half precision by itself
+            model.to(kept)
+    check_numbers(network, name)  # first, since asking a norm in training mode changes them
+    check_taken(network, name, x)
+    how = "as they are" if network.size == (side, side) else "in a margin without ink" if p.pad else "resized"
+    scaled = f", less {p.input_mean:g}, over {p.input_std:g}" if (p.input_mean, p.input_std) != (0, 1) else ""
+    types = dict.fromkeys(str(each).removeprefix("torch.") for each in (kept, precision(network)))
+    read = {
+        "input": f"{' × '.join(map(str, network.size))}, images {how}",
+        "ink": f"{'1 − ink' if p.invert else 'ink'}, {p.input_range.replace('-', ' to ')}{scaled}",
+        "channels": "1" if p.channels == 1 else "3, all equal",
+        "precision": ", computed in ".join(types),
+        "outputs": network.gives,
+        "order of classes": p.class_order or DIGITS,
+        "explains": p.explains.replace("_", "-"),
+    }
+    return read, network
 
 
-def bundled(dataset, architecture):
-    """{name: network} of one data set and architecture: seed_0 … seed_4, and permuted_labels.
-
-    The last was trained on labels that were permuted among the training images. Raises WeightsError for a file that
-    is missing, broken, or holds NaN.
-    """
-    size = SIZES[dataset]
-    place = bundled_directory(dataset, architecture)
-    return {name: _restored(architecture, size, place / f"{name}.safetensors") for name in (*TRAINED, PERMUTED)}
-
-
-def open_model(source, size, mean=0.0, std=1.0):
-    """Someone's own classifier, ready for images [n, 1, h, w] in [0, 1]; and the file it came from, or None.
-
-    source: a file saved by `torch.jit.save` (.pt, .pth) or `torch.export.save` (.pt2, with a dynamic batch size), or
-    `package.module:callable`, where the callable gives an `nn.Module`. Opening either runs its program: give only what
-    you trust. size: (rows, columns) of its input, to which images are resized. mean, std: it takes (x − mean) / std.
-    Raises WeightsError for what cannot be opened.
-    """
-    model, file = (_from_callable(source), None) if CALLABLE.fullmatch(source) else _from_file(resolve(source))
+def _loaded(source):
+    """(module, file or None, what it is) of a file or a callable."""
+    if CALLABLE.fullmatch(source):
+        model, file, kind = _from_callable(source), None, f"callable {source}"
+    else:
+        file = resolve(source)
+        model, kind = _from_file(file)
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     if not isinstance(model, nn.Module):
         raise WeightsError(f"model {source} gives a {type(model).__name__}: expected a torch.nn.Module")
-    if not isinstance(model, torch.fx.GraphModule):  # an exported program keeps the mode that it was exported in
+    with suppress(NotImplementedError):  # an exported program keeps the mode that it was exported in
         model.eval()
-    return Prepared(model, tuple(size), mean, std).requires_grad_(False), file
-
-
-def check(model, name, images):
-    """Raise WeightsError unless a network turns images [n, 1, h, w] into finite logits [n, 10] with gradients.
-
-    name: for the message.
-    """
-    for tensor_name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise WeightsError(f"{name}: {tensor_name} holds NaN or infinite numbers: save the network again")
-    if not controls.layers(model):
-        raise WeightsError(f"{name} has no parameters to randomise: save it without freezing it")
-    for count in (2, 3):
-        x = torch.as_tensor(images[:count])[:, None].requires_grad_()
-        try:
-            logits, again = model(x), model(x)
-        except Exception as error:
-            raise WeightsError(
-                f"{name} does not take {count} images of {x.shape[2]} × {x.shape[3]} ({_line(error)}): set input_rows "
-                "and input_columns to its size, and export with a dynamic batch size"
-            ) from error
-        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (count, 10):
-            shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise WeightsError(f"{name} gives {shape} for {count} images: expected logits [{count}, 10]")
-        if not torch.isfinite(logits).all():
-            raise WeightsError(f"{name} gives NaN or infinite logits: check input_mean and input_std")
-        if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5):
-            raise WeightsError(f"{name} gives other logits each time: call eval() before exporting it")
-        if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(count), atol=1e-4):
-            raise WeightsError(f"{name} gives probabilities: expected logits, without the softmax at its end")
-    if not logits.requires_grad or not torch.autograd.grad(logits[:, 0].sum(), x)[0].any():
-        raise WeightsError(f"{name} has no gradient with respect to its input: save it without torch.no_grad")
-
-
-def check_labels(labels):
-    """Raise ValueError unless labels are whole numbers from 0 to 9, every digit among them."""
-    found = np.unique(labels)
-    if not np.array_equal(found, np.arange(10)):
-        raise ValueError(f"the labels are {found.tolist()}: expected the digits 0 to 9, each at least once")
-
-
-def sides(study, names, method, seed):
-    """The two `condition`s of a comparison. Raises BadParameter if they are one network by one method."""
-    one, other = (condition(study, name, method, seed) for name in names)
-    if one[0] is other[0] and one[1] == other[1]:
-        raise BadParameter(
-            f"conditions {names[0]!r} and {names[1]!r} are the same network by the same method: give two"
-        )
-    return one, other
-
-
-def _files(dataset, architecture):
-    return [bundled_directory(dataset, architecture) / f"{name}.safetensors" for name in (*TRAINED, PERMUTED)]
-
-
-def _restored(architecture, size, file):
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is not a readable safetensors file ({error})") from error
-    network = untrained(architecture, size, seed=0)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"{file} does not hold the {architecture} of this data set: {_line(error)}") from error
-    return network.requires_grad_(False)
+    if isinstance(model, torch.fx.GraphModule):  # its constants are weights, where a list held the layers
+        for key, tensor in [*vars(model).items()]:
+            if isinstance(tensor, torch.Tensor):
+                delattr(model, key)
+                model.register_buffer(key, tensor)
+    return model, file, kind
 
 
 def _from_callable(source):
@@ -209,34 +144,67 @@ def _from_callable(source):
     try:
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"no module named {module!r}")
-        return getattr(importlib.import_module(module), name)()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what someone's own code warns is not the report's
+            found = getattr(importlib.import_module(module), name)
+            return found if isinstance(found, nn.Module) else found()
     except Exception as error:
-        raise WeightsError(f"model {source} cannot be called: {type(error).__name__}: {_line(error)}") from error
+        said = line(error)
+        raise WeightsError(f"model {source} cannot be called: {type(error).__name__}: {said}") from error
 
 
 def _from_file(file):
+    """(module, what it is); told by what the file holds, not by its name."""
     if not file.is_file():
         raise WeightsError(
-            f"model {file} is not a file: expected a saved program ({', '.join(PROGRAMS)}), "
-            f"package.module:callable, or one of the bundled {', '.join(ARCHITECTURES)}"
+            f"model {file} is not a file: expected a saved program (.pt2, .pt), package.module:callable, or one of the "
+            f"bundled {', '.join(ARCHITECTURES)}"
         )
-    if file.suffix not in PROGRAMS or not is_zipfile(file):
-        raise WeightsError(
-            f"model {file} is no program that torch.jit.save or torch.export.save wrote: weights alone say not what to "
-            "compute, and pickled modules are not read; save a program, or give package.module:callable"
-        )
+    names = ZipFile(file).namelist() if is_zipfile(file) else []
+    scripted = any("/code/" in name for name in names)
+    exported = any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in names)
+    if not (scripted or exported):
+        raise WeightsError(f"model {file} {_no_program(file, names)}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # TorchScript is on its way out, but read while it lasts
-            if file.suffix == ".pt2":
-                return torch.export.load(file).module(), file
-            return torch.jit.load(file, map_location="cpu"), file
+        with warnings.catch_warnings():  # TorchScript is on its way out, but read while it lasts
+            warnings.simplefilter("ignore", DeprecationWarning)
+            if scripted:
+                return torch.jit.load(file, map_location="cpu"), "TorchScript program"
+            return torch.export.load(file).module(), "exported program"
     except Exception as error:
-        raise WeightsError(f"model {file} cannot be opened as a saved program ({_line(error)})") from error
+        raise WeightsError(f"model {file} cannot be opened as a saved program ({line(error)})") from error
 
 
-def _line(error):
-    """The last line of an error's message, for a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+def _no_program(file, names):
+    """What a file is that is no program, and what to do: the end of a sentence. It is looked at, never unpickled."""
+    with file.open("rb") as opened_file:
+        start = opened_file.read(16)
+    give = "save the network by torch.export.save, or give package.module:callable"
+    if file.suffix == ".onnx" or start[:1] == b"\x08":
+        return (
+            "is an ONNX file: save the network that it was made from by torch.export.save, or give a "
+            "package.module:callable that reads it by onnx2torch"
+        )
+    if file.suffix in (".keras", ".h5", ".tflite") or start[:4] == b"\x89HDF" or start[4:8] == b"TFL3":
+        return f"is a file of Keras or TensorFlow, which are not read: {give}"
+    pickled = [name for name in names if name.endswith("data.pkl")]
+    found = _pickled(ZipFile(file).read(pickled[0]) if pickled else file.read_bytes())
+    alone = found and all(map(WEIGHTS_ALONE.match, found))
+    if alone or file.suffix in (".safetensors", ".gguf", ".npz", ".npy") or start[8:10] == b'{"':
+        return f"holds weights alone, which do not say what to compute: {give} that loads them"
+    if found:
+        return f"is a pickle, which may run anything when it is read, and is not read: {give} that gives the module"
+    return f"is no program that torch.export.save or torch.jit.save wrote: {give}"
+
+
+def _pickled(content):
+    """Names of what a pickle would import, of the four that torch once wrote one after another."""
+    found, stream = [], io.BytesIO(content)
+    try:
+        for _ in range(4):
+            for code, argument, _ in pickletools.genops(stream):
+                if "GLOBAL" in code.name:
+                    found.append(argument or "?")
+    except ValueError:
+        pass
+    return found
