@@ -1,6 +1,7 @@
-"""Attributions against closed forms and Captum called plainly; grids and normalisation against their definitions."""
+"""Attributions against closed forms and Captum called plainly; completeness, and rows at once."""
 
-import copy
+import gc
+import weakref
 
 import captum.attr
 import numpy as np
@@ -10,20 +11,22 @@ from scipy import integrate
 from torch import nn
 
 from helpers import digits, parameters
-from helpers.digits import classifiers, saliency
+from helpers.digits import batches, saliency
+from helpers.parameters import BadParameter
 
 ON_CNN = [method for method in saliency.METHODS if method != "attention_rollout"]
+PLAIN = "gradient", "input_x_gradient", "integrated_gradients", "occlusion"
 
 
-@pytest.fixture(scope="module")
-def data():
-    found = digits.load("digits")
-    return found.images[:23], found.labels[:23]
+class After(nn.Module):
+    """A network and a function of its output, that no module holds."""
 
+    def __init__(self, network, function):
+        super().__init__()
+        self.network, self.function = network, function
 
-@pytest.fixture(scope="module")
-def cnn():
-    return digits.untrained("cnn", 8, 0).requires_grad_(False)
+    def forward(self, images):
+        return self.function(self.network(images))
 
 
 @pytest.fixture
@@ -41,7 +44,8 @@ def test_on_a_linear_network_every_method_has_a_closed_form(linear, data, method
     images, labels = data
     weights = linear[1].weight.numpy()[labels].reshape(-1, 8, 8)
     baseline = np.full((8, 8), 0.25, dtype=np.float32)
-    options = {"baseline": baseline} if method in saliency.WITH_BASELINE else {}
+    absences = {"baseline": baseline, "background": np.stack([0 * baseline, 2 * baseline])}
+    options = {name: absences[name] for name in saliency.OPTIONS[method] if name in absences}
     expected = {"gradient": weights, "smooth_grad": weights, "input_x_gradient": weights * images}
     maps = saliency.attribute(linear, images, labels, method, **options)
     np.testing.assert_allclose(maps, expected.get(method, weights * (images - baseline)), atol=1e-5)
@@ -62,12 +66,11 @@ def plainly(model, x, y, method):
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-@pytest.mark.parametrize("method", [method for method in ON_CNN if method not in ("smooth_grad", "deep_lift")])
-def test_in_parts_the_maps_are_those_of_captum_called_plainly(cnn, data, method, monkeypatch):
-    monkeypatch.setattr(saliency, "ROWS", 100)
+@pytest.mark.parametrize("method", PLAIN)
+def test_the_maps_are_those_of_captum_called_plainly(cnn, data, method):
     images, labels = data
     x, y = torch.from_numpy(images)[:, None].requires_grad_(), torch.from_numpy(labels)
-    maps = saliency.attribute(cnn, images, labels, method)
+    maps = saliency.attribute(cnn, images, labels, method, **({"steps": 32} if method in saliency.COMPLETE else {}))
     assert maps.shape == images.shape
     assert (maps < 0).any()
     np.testing.assert_allclose(maps, plainly(cnn, x, y, method), atol=1e-6)
@@ -157,7 +160,7 @@ def test_attention_rollout_by_hand(data):
     [
         ("cnn", "grad_cam", "method is 'grad_cam': expected one of gradient, input_x_gradient"),
         ("cnn", "attention_rollout", "needs the attention of the bundled transformer"),
-        ("transformer", "deep_lift", "has no rule for"),
+        ("transformer", "deep_lift", "deep_lift has no rule for LayerNorm"),
     ],
 )
 def test_what_is_not_defined_is_refused(data, architecture, method, message):
@@ -166,209 +169,91 @@ def test_what_is_not_defined_is_refused(data, architecture, method, message):
 
 
 def test_deep_lift_refuses_a_saved_program(cnn):
-    assert "deep_lift" in saliency.methods_for(cnn)
+    saliency.check_defined(cnn, "deep_lift")
     with pytest.warns(DeprecationWarning):
         program = torch.jit.trace(cnn, torch.rand(2, 1, 8, 8))
-    assert "deep_lift" not in saliency.methods_for(program)
+    with pytest.raises(BadParameter, match="deep_lift needs modules"):
+        saliency.check_defined(program, "deep_lift")
 
 
-STEPS = {
-    "relu": nn.ReLU,
-    "relu in place": lambda: nn.ReLU(inplace=True),
-    "elu": nn.ELU,
-    "leaky relu": lambda: nn.LeakyReLU(0.2),
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "max pool": lambda: nn.MaxPool2d(2),
-}
+def test_expected_gradients_are_the_mean_of_integrated_gradients_over_the_background(cnn, data):
+    (images, labels), background = (part[:4] for part in data), data[0][10:13]
+    found = saliency.attribute(cnn, images, labels, "expected_gradients", background=background, steps=20)
+    each = [
+        saliency.attribute(cnn, images, labels, "integrated_gradients", baseline=baseline, steps=20)
+        for baseline in background
+    ]
+    np.testing.assert_allclose(found, np.mean(each, 0), atol=1e-6)
 
 
-def through_a_maximum(pool, x, reference, multipliers):
-    """What a maximum rises goes to the image's largest input, what it falls to the reference's; window by window."""
-    side, given = pool.kernel_size, torch.zeros_like(x)
-    for n, channel, row, column in np.ndindex(*multipliers.shape):
-        place = n, channel, slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
-        own, other = x[place], reference[place]
-        top, above = max(own.max(), other.max()), multipliers[n, channel, row, column]
-        for window, change in ((own, top - other.max()), (other, own.max() - top)):
-            given[place][np.unravel_index(int(window.argmax()), window.shape)] += above * change
-    return given
+def test_integrated_and_expected_gradients_of_a_quadratic_form_are_exact(data, rng):
+    """Of xᵀ A x from b to x: (x − b) (A + Aᵀ)(x + b) / 2; the sums are the changes."""
+    form = torch.from_numpy(rng.standard_normal((10, 64, 64)) / 64).float()
+    model = After(nn.Flatten(), lambda flat: torch.einsum("ni,cij,nj->nc", flat, form, flat))
+    images, labels, background = data[0][:6], data[1][:6], data[0][10:13]
+    both = (form + form.mT).numpy()[labels]
+    expected = np.mean(
+        [
+            (images - b) * np.einsum("nij,nj->ni", both, (images + b).reshape(6, 64)).reshape(6, 8, 8) / 2
+            for b in background
+        ],
+        0,
+    )
+    maps = saliency.attribute(model, images, labels, "expected_gradients", background=background)
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+    residual, change = saliency.completeness_residual(model, images, labels, maps, background)
+    with torch.no_grad():
+        values, absent = (model(torch.from_numpy(part)[:, None]).numpy() for part in (images, background))
+    np.testing.assert_allclose(change, values[np.arange(6), labels] - absent.mean(0)[labels], atol=1e-5)
+    assert residual.max() < 1e-5
 
 
-def rescale(steps, x, reference, multipliers):
-    """Multipliers of the input of modules one after another, from the definition.
-
-    multipliers: those of the last output, as a function of it. A linear step hands them on by its transpose; another
-    multiplies them by the change of its output over that of its input, by its slope where that is 0.
-    """
-    if not steps:
-        return multipliers(x)
-    step = type(steps[0])() if isinstance(steps[0], nn.ReLU) else steps[0]  # in place it would change what is kept
-    after = rescale(steps[1:], step(x), step(reference), multipliers)
-    slope = torch.autograd.functional.vjp(step, x, after)[1]
-    if not isinstance(step, saliency.NON_LINEAR):
-        return slope
-    change = x - reference
-    if isinstance(step, nn.MaxPool2d):
-        given = through_a_maximum(step, x, reference, after)
-    else:
-        given = after * (step(x) - step(reference))
-    return torch.where(change.abs() < 1e-12, slope, given / torch.where(change == 0, 1, change))
+@pytest.mark.parametrize(("steepness", "kept"), [(100, True), (2e4, False)])
+def test_a_steep_network_gets_more_steps_or_its_maps_are_withheld(data, steepness, kept):
+    """A step somewhere between absence and image, so narrow that it lies between 32 points, or between 256."""
+    model = After(nn.Flatten(), lambda flat: (steepness * (flat.mean(1, keepdim=True) - 0.1)).tanh().expand(-1, 10))
+    (images, labels), background = data, np.stack([np.zeros((8, 8), np.float32), np.full((8, 8), 0.05, np.float32)])
+    with_32 = saliency.attribute(model, images, labels, "integrated_gradients", steps=32)
+    residual, _ = saliency.completeness_residual(model, images, labels, with_32)
+    assert (residual > 0.01 * np.abs(with_32).sum((1, 2))).any()
+    methods = ["integrated_gradients", "expected_gradients"]
+    maps, reasons = saliency.explain(model, images, labels, methods, {"expected_gradients": {"background": background}})
+    assert set(maps) == (set(methods) if kept else set())
+    for found in maps.values():
+        np.testing.assert_allclose(found.sum((1, 2)), 1 + np.tanh(steepness * (images.mean((1, 2)) - 0.1)), atol=0.05)
+    assert all("its sums miss the change of the output by up to" in reason for reason in reasons.values())
 
 
-def by_rescaling(model, images, labels, baseline):
-    """DeepLIFT's contributions [n, h, w] in double precision, without Captum."""
-    steps = [copy.deepcopy(part).double() for part in model.modules() if not list(part.children())]
-    x = torch.from_numpy(images).double()[:, None]
-    reference = torch.as_tensor(baseline).double().expand(x.shape)
-    of_logits = lambda logits: nn.functional.one_hot(torch.from_numpy(labels), logits.shape[1]).double()  # noqa: E731
-    return ((x - reference) * rescale(steps, x, reference, of_logits))[:, 0].numpy()
+def test_a_map_that_is_not_finite_is_withheld(data):
+    model = After(nn.Flatten(), lambda flat: flat.sqrt().sum(1, keepdim=True).expand(-1, 10))
+    assert saliency.explain(model, *data, ["gradient"]) == ({}, {"gradient": "its maps are not finite"})
 
 
-def state_of(model):
-    """All that a user can see of a network's modules."""
-    return [
-        (name, module.training, sorted(vars(module)), {k: list(v) for k, v in vars(module).items() if "hooks" in k})
-        for name, module in model.named_modules()
-    ] + [(name, p.requires_grad, p.grad, p.sum().item()) for name, p in model.named_parameters()]
+@pytest.mark.parametrize("method", ON_CNN)
+def test_maps_do_not_depend_on_how_many_rows_go_at_once(cnn, data, method, monkeypatch):
+    options = {"background": data[0][:3]} if method == "expected_gradients" else {}
+    whole = saliency.attribute(cnn, *data, method, **options)
+    for rows in (1, 7):
+        monkeypatch.setattr(batches, "MOST", rows)
+        few = saliency.attribute(cnn, *(part[:5] for part in data), method, **options)
+        np.testing.assert_allclose(few, whole[:5], atol=2e-6)
 
 
-@pytest.mark.parametrize("first", STEPS)
-@pytest.mark.parametrize("second", STEPS)
-def test_deep_lift_is_the_rescale_rule_where_one_non_linear_module_feeds_another(data, first, second):
-    torch.manual_seed(0)
-    pair = nn.Sequential(STEPS[first](), nn.Sequential(STEPS[second]()))
-    side = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), pair)(torch.zeros(1, 1, 8, 8)).shape[-1]
-    last = nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, 10), nn.Softplus(), nn.Tanh(), nn.Linear(10, 10))
-    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), pair, last).eval()
-    images, labels = data[0][:3], data[1][:3]
-    baseline = np.random.default_rng(0).random((8, 8), dtype=np.float32)
-    expected = by_rescaling(model, images, labels, baseline)
-    before = state_of(model)
-    maps = saliency.attribute(model, images, labels, "deep_lift", baseline=baseline)
-    assert state_of(model) == before
-    assert np.abs(maps - expected).sum() < 2e-3 * np.abs(expected).sum()  # single precision, in differences
-    assert "deep_lift" in saliency.methods_for(model, images)
+def test_rows_are_as_many_as_keep_32_mb():
+    """A tanh keeps its output for the gradient, and nothing else is kept of a sum."""
+    x, wide = torch.rand(2, 1, 8, 8), lambda x: x.repeat(1, 4096, 1, 1).tanh().sum((1, 2, 3))
+    assert batches.rows(wide, x) == 2**25 // (4096 * 64 * 4)
+    assert batches.rows(lambda x: x.repeat(1, 2**21, 1, 1).tanh().sum((1, 2, 3)), x[:1, :, :3, :3]) == 1
+    assert batches.rows(lambda x: 2 * x, x) == batches.MOST
 
 
-@pytest.mark.parametrize("baseline", ["black", "mean"])
-@pytest.mark.parametrize("dataset", ["digits", "mnist5k"])
-def test_deep_lift_of_the_bundled_network_is_the_rescale_rule(dataset, baseline):
-    found, network = digits.load(dataset), classifiers.bundled(dataset, "cnn")["seed_0"]
-    images, labels = found.images[::700], found.labels[::700]
-    absence = {"black": np.zeros_like(images[0]), "mean": found.images.mean(0)}[baseline]
-    expected = by_rescaling(network, images, labels, absence)
-    maps = saliency.attribute(network, images, labels, "deep_lift", baseline=absence)
-    assert np.abs(maps - expected).sum() < 1e-3 * np.abs(expected).sum()
-
-
-class Skip(nn.Module):
-    """What a non-linear module gives goes two ways: through another one, and past it."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.other, self.last = nn.Linear(64, 12), nn.Linear(12, 12), nn.Linear(12, 10)
-        self.relu, self.tanh = nn.ReLU(), nn.Tanh()
-        self.shared = self.relu
-
-    def forward(self, images):
-        hidden = self.relu(self.one(images.flatten(1)))
-        return self.last(hidden + self.tanh(hidden) + self.other(hidden))
-
-
-def test_deep_lift_past_a_skip_by_hand(data):
-    torch.manual_seed(0)
-    model, (images, labels) = Skip().requires_grad_(False), (data[0][:5], data[1][:5])
-    maps = saliency.attribute(model, images, labels, "deep_lift", baseline=0.3)
-    exact = copy.deepcopy(model).double()
-    x = torch.from_numpy(images).double().flatten(1)
-    before, before_reference = exact.one(x), exact.one(torch.full_like(x, 0.3))
-    hidden, reference = before.relu(), before_reference.relu()
-    bent = torch.where(hidden == reference, 1.0, (hidden.tanh() - reference.tanh()) / (hidden - reference))
-    after = exact.last.weight[labels]
-    into_hidden = after * (1 + bent) + after @ exact.other.weight
-    expected = (into_hidden * (hidden - reference) / (before - before_reference)) @ exact.one.weight * (x - 0.3)
-    np.testing.assert_allclose(maps.reshape(5, 64), expected, atol=1e-5)
-
-
-def test_deep_lift_is_refused_where_windows_overlap(data):
-    """Captum's rule for a maximum takes one window's share where two have their maximum at the same place."""
-    torch.manual_seed(0)
-    layers = nn.Conv2d(1, 3, 3), nn.MaxPool2d(3, stride=1), nn.Flatten(), nn.Linear(48, 10)
-    with pytest.raises(ValueError, match="does not account for this network's logits"):
-        saliency.check_defined(nn.Sequential(*layers), "deep_lift", data[0])
-
-
-def test_a_module_used_twice_is_still_refused_and_left_as_it_was(data):
-    torch.manual_seed(0)
-    relu = nn.ReLU()
-    twice = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), relu, nn.Linear(12, 12), relu, nn.Linear(12, 10))
-    before = state_of(twice)
-    with pytest.raises(RuntimeError, match="used more than once"):
-        saliency.attribute(twice, *data, "deep_lift")
-    assert state_of(twice) == before
-    with pytest.raises(ValueError, match="a module of its own for every step"):
-        saliency.check_defined(twice, "deep_lift", data[0])
-
-
-@pytest.mark.parametrize(
-    "shape", [(8, 8, 7, 6), (28, 28, 7, 7), (28, 24, 7, 6), (28, 28, 5, 3), (9, 7, 1, 1), (8, 8, 8, 8)]
-)
-def test_regrid_keeps_the_sum(rng, shape):
-    height, width, rows, columns = shape
-    maps = rng.standard_normal((4, height, width))
-    laid = saliency.regrid(maps, rows, columns)
-    assert laid.shape == (4, rows, columns)
-    np.testing.assert_allclose(laid.sum((1, 2)), maps.sum((1, 2)), rtol=1e-6, atol=1e-9)
-
-
-def test_regrid_sums_whole_blocks_and_shares_the_others_by_area(rng):
-    maps = rng.random((3, 28, 24))
-    np.testing.assert_allclose(saliency.regrid(maps, 7, 6), maps.reshape(3, 7, 4, 6, 4).sum((2, 4)), rtol=1e-12)
-    np.testing.assert_allclose(saliency.regrid(maps, 28, 24), maps)
-    fine = rng.random((3, 8, 6)).repeat(7, 1) / 7  # every pixel as 7 thin ones
-    np.testing.assert_allclose(saliency.regrid(fine, 7, 6), saliency.regrid(fine.reshape(3, 8, 7, 6).sum(2), 7, 6))
-    np.testing.assert_allclose(saliency.regrid(np.eye(3), 2, 3), [[1, 0.5, 0], [0, 0.5, 1]], atol=1e-12)
-
-
-@pytest.mark.parametrize("grid", [(0, 3), (3, 0), (9, 3), (3, 9)])
-def test_a_grid_finer_than_the_image_or_empty_is_refused(grid):
-    with pytest.raises(ValueError, match=f"a grid of {grid[0]} × {grid[1]} for maps of 8 × 8: expected 1 … 8 × 1 … 8"):
-        saliency.regrid(np.zeros((1, 8, 8)), *grid)
-
-
-@pytest.mark.parametrize(
-    ("shape", "grid", "kept"),
-    [
-        ((28, 28), (7, 6), (28, 24)),
-        ((8, 8), (7, 6), (8, 6)),
-        ((8, 8), (6, 7), (6, 8)),
-        ((28, 28), (7, 7), (28, 28)),
-        ((8, 8), (8, 1), (8, 8)),
-    ],
-)
-def test_crop_takes_thin_margins_only(shape, grid, kept):
-    assert saliency.crop(np.zeros(shape), *grid).shape == kept
-
-
-def test_mnist_falls_into_blocks_and_loses_almost_no_ink():
-    images = digits.load("mnist5k").images
-    laid, kept = saliency.on_grid(images, 7, 6)
-    assert kept == pytest.approx(1 - 0.00018, abs=5e-6)
-    np.testing.assert_allclose(laid, images[:, :, 2:26].reshape(-1, 7, 4, 6, 4).sum((2, 4)), rtol=1e-5)
-
-
-def test_joint_maps_sum_to_one_over_all(rng):
-    maps = rng.standard_normal((10, 7, 6))
-    joint = saliency.joint_normalise(maps)
-    assert joint.sum() == pytest.approx(1)
-    assert (joint >= 0).all()
-    np.testing.assert_allclose(joint / joint[0, 0, 0], np.abs(maps) / np.abs(maps[0, 0, 0]))
-    assert (saliency.joint_normalise(np.zeros((10, 7, 6))) == 0).all()
-
-
-def test_class_means(rng):
-    labels = np.tile(range(10), 3)
-    maps = rng.random((30, 2, 2))
-    np.testing.assert_allclose(saliency.class_means(maps, labels)[4], (maps[4] + maps[14] + maps[24]) / 3)
+def test_nothing_of_a_network_outlives_it(data):
+    """Measuring what a pass keeps must not keep it: when a network is gone none of its tensors is left."""
+    network = digits.untrained("cnn", 8, 0)
+    options = {"expected_gradients": {"background": data[0][:2], "steps": 1}}
+    for method in set(saliency.METHODS) - {"attention_rollout"}:
+        saliency.attribute(network, *data, method, **options.get(method, {}))
+    weights = [weakref.ref(parameter) for parameter in network.parameters()]
+    del network
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
