@@ -1,4 +1,4 @@
-"""The controls: randomised networks, similarities, replacement curves, p-values and intervals."""
+"""The controls: randomised networks, rank similarity, eMPRT and sMPRT, p-values; and what a map of noise passes."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,9 @@ from scipy import stats
 from torch import nn
 
 from helpers import digits
-from helpers.digits import controls, saliency
+from helpers.digits import controls, faithful, saliency
+from tests.digits import oracle
+from tests.digits.test_faithful import Planted
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +27,6 @@ def with_batch_norm():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     model(torch.rand(16, 1, 8, 8))  # running statistics of its own
     return model.eval()
-
-
-class Planted(nn.Module):
-    """The logit of every class is 20 times the ink of one pixel, less 10."""
-
-    def __init__(self, pixels):
-        super().__init__()
-        weight = torch.zeros(10, 64)
-        weight[range(10), pixels] = 20
-        self.flat, self.linear = nn.Flatten(), nn.Linear(64, 10)
-        self.linear.weight.data, self.linear.bias.data = weight, torch.full((10,), -10.0)
-
-    def forward(self, x):
-        return self.linear(self.flat(x))
 
 
 def changed(one, other):
@@ -93,7 +81,7 @@ def test_randomising_some_layers_leaves_the_others(with_batch_norm):
 
 
 def test_rank_similarity_is_spearmans(rng):
-    maps, others = rng.integers(0, 5, (6, 4, 4)), rng.integers(0, 5, (6, 4, 4))
+    maps, others = rng.integers(0, 5, (2, 6, 4, 4)).astype(float)
     expected = [stats.spearmanr(one.ravel(), two.ravel()).statistic for one, two in zip(maps, others, strict=True)]
     np.testing.assert_allclose(controls.rank_similarity(maps, others), expected)
     expected = [stats.spearmanr(one.ravel(), others[0].ravel()).statistic for one in maps]
@@ -108,96 +96,156 @@ def test_mean_map_weighs_networks_alike(rng):
     assert (controls.mean_map(np.zeros((2, 3, 2, 2))) == 0).all()
 
 
-def test_a_planted_feature_goes_first(rng):
-    """Every method finds the one pixel that a class depends on, and taking it away takes the class away."""
-    pixels = rng.permutation(64)[:10]
-    model, labels = Planted(pixels).eval(), np.arange(10)
-    images = (0.5 + 0.5 * rng.random((10, 8, 8))).astype(np.float32)
-    black = np.zeros((8, 8), np.float32)
-    for method in ("gradient", "input_x_gradient", "integrated_gradients", "smooth_grad", "occlusion", "deep_lift"):
-        maps = saliency.attribute(model, images, labels, method)
-        assert maps.reshape(10, 64).argmax(1).tolist() == pixels.tolist(), method
-        curve = controls.replacement_curve(model, images, black, labels, maps, rng)
-        without = images.copy().reshape(10, 64)
-        without[range(10), pixels] = 0
-        logits = model(torch.from_numpy(without.reshape(10, 1, 8, 8))).softmax(1).detach().numpy()
-        np.testing.assert_allclose(curve[:, 1], logits[range(10), labels], atol=1e-6)
-        assert (curve[:, 1] < 0.01).all()
-
-
-def test_replacement_runs_from_one_image_to_the_other(data, rng):
-    images, labels = data
-    model = digits.untrained("cnn", 8, 0).requires_grad_(False)
-    black = np.zeros((8, 8), np.float32)
-    curve = controls.replacement_curve(model, images, black, labels, images, rng)
-    assert curve.shape == (30, 65)
-    given = digits.logits(model, images).softmax(1).numpy()[range(30), labels]
-    np.testing.assert_allclose(curve[:, 0], given, atol=1e-6)
-    empty = digits.logits(model, black[None]).softmax(1).numpy()[0, labels]
-    np.testing.assert_allclose(curve[:, -1], empty, atol=1e-6)
-    back = controls.replacement_curve(model, black, images, labels, -images, rng)
-    np.testing.assert_allclose(back[:, [0, -1]], curve[:, [-1, 0]], atol=1e-6)
-    assert controls.replacement_curve(model, images, black, labels, images, rng, points=8).shape == (30, 9)
-
-
-def test_ties_fall_at_random(data):
-    images, labels = data
-    model = digits.untrained("cnn", 8, 0).requires_grad_(False)
-    black, nothing = np.zeros((8, 8), np.float32), np.zeros_like(images)
-    one, same, other = (
-        controls.replacement_curve(model, images, black, labels, nothing, np.random.default_rng(seed))
-        for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - other).max() > 0
-
-
-def test_area():
-    np.testing.assert_allclose(controls.area(np.array([[1, 1, 1], [1, 0.5, 0], [1, 0, 0]])), [1, 0.5, 0.25])
-
-
 def test_p_values_count_the_statistic_itself():
     null = np.arange(99.0)
     assert controls.null_p_value(1000.0, null) == 0.01
     assert controls.null_p_value(-1.0, null) == 1
     assert controls.null_p_value(97.0, null) == pytest.approx(0.03)
     np.testing.assert_allclose(controls.null_p_value(np.array([1000.0, 0.0]), np.zeros((9, 2))), [0.1, 1])
-    assert controls.null_p_value(np.nan, null) == 1  # maps that are constant agree with nothing
+    np.testing.assert_array_equal(controls.null_p_value(np.array([np.nan, 0.0]), np.zeros((9, 2))), [np.nan, 1])
+    assert np.isnan(controls.null_p_value(np.nan, null))  # maps that are constant agree with nothing
     assert controls.null_p_value(1000.0, np.append(null[1:], np.nan)) == 0.02
 
 
-@pytest.mark.parametrize("architecture", ["linear", *digits.ARCHITECTURES])
+@pytest.mark.parametrize("architecture", ["linear", "cnn"])
 def test_p_values_are_uniform_when_the_network_is_itself_random(data, architecture):
-    """Networks without training, against references that have nothing to do with them."""
+    """Agreement with references that have nothing to do with it, and complexity."""
     images, labels = data[0][::3], data[1][::3]
     rng, found = np.random.default_rng(0), []
-    references = {"gradient": rng.standard_normal(images.shape)}
+    references = {"gradient": rng.standard_normal((2, *images.shape))}
+    methods = controls.by_captum(["gradient"], {})
     for seed in range(60):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         if architecture != "linear":
             model = digits.untrained(architecture, 8, seed)
-        model.requires_grad_(False)
-        null = controls.null_study(model, ["gradient"], images, labels, references, 19, seed, {})
-        pooled = null.groupby("network")["agreement"].mean()
-        found.append(controls.null_p_value(pooled[-1], pooled.drop(-1)))
-    spread_out = np.array(found) - rng.random(60) / 20  # p is a multiple of 1/20
-    assert stats.kstest(spread_out, "uniform").pvalue > 0.01
+        model = controls.randomise(model.requires_grad_(False), 10_000 + seed)
+        null = controls.null_study(model, methods, images, labels, labels, references, 19, seed)
+        pooled = null.groupby("network")[["agreement_0", "agreement_1"]].mean()
+        pooled["complexity"] = -null.groupby("network")["complexity"].mean()
+        found.append(controls.null_p_value(pooled.loc[-1], pooled.drop(-1).to_numpy()))
+    spread_out = np.array(found) - rng.random((60, 3)) / 20  # p is a multiple of 1/20
+    assert min(stats.kstest(p, "uniform").pvalue for p in spread_out.T) > 0.005
 
 
 def test_null_study_measures_the_network_and_its_copies(data):
     images, labels = data
     model = digits.untrained("cnn", 8, 0).requires_grad_(False)
-    own = saliency.attribute(model, images, labels, "occlusion")
-    null = controls.null_study(model, ["occlusion"], images, labels, {"occlusion": own}, 3, 7, {})
+    methods = controls.by_captum(["occlusion"], {"occlusion": {"window": 2}})
+    targets = (labels + 1) % 10
+    own = saliency.attribute(model, images, targets, "occlusion", window=2)
+    references = {"occlusion": np.stack([own, -own])}
+    null = controls.null_study(model, methods, images, targets, labels, references, 3, 7)
     assert len(null) == 4 * 10
     itself = null[null["network"] == -1]
-    np.testing.assert_allclose(itself[["agreement", "signed", "absolute"]], 1)
+    np.testing.assert_allclose(itself[["agreement_0", "signed", "absolute"]], 1)
+    np.testing.assert_allclose(null["agreement_1"], -null["agreement_0"])
     copies = null[null["network"] >= 0]
-    np.testing.assert_allclose(copies["agreement"], copies["signed"])
+    np.testing.assert_allclose(copies["agreement_0"], copies["signed"])
     assert (copies["signed"] < 0.999).all()
-    again = controls.null_study(model, ["occlusion"], images, labels, {"occlusion": own}, 3, 7, {})
+    again = controls.null_study(model, methods, images, targets, labels, references, 3, 7)
     pd.testing.assert_frame_equal(null, again)
+    copied = saliency.attribute(controls.randomise(model, 7 * 1_000_003 + 2), images, targets, "occlusion", window=2)
+    expected = controls.rank_similarity(copied, own)[labels == 4].mean()
+    assert copies.set_index(["network", "digit"]).loc[(2, 4), "signed"] == pytest.approx(expected)
+
+
+def test_what_cannot_be_computed_is_nan(data):
+    """A digit whose maps are all zero, and then every map: no warning, no p of 1."""
+    images, labels = data
+    model = digits.untrained("cnn", 8, 0).requires_grad_(False)
+
+    def silent_on_three(model, images, targets, seed):
+        return saliency.attribute(model, images, targets, "gradient") * (targets != 3)[:, None, None]
+
+    methods = {"some": silent_on_three, "none": lambda model, images, targets, seed: np.zeros_like(images)}
+    references = dict.fromkeys(methods, images[None])
+    null = controls.null_study(model, methods, images, labels, labels, references, 2, 0)
+    lost = null[["agreement_0", "signed", "absolute"]].isna().all(axis=1)
+    assert (lost == ((null["method"] == "none") | (null["digit"] == 3))).all()
+    maps = {name: method(model, images, labels, 0) for name, method in methods.items()}
+    table = controls.similarity_table(maps, {name: found[None] for name, found in maps.items()}, null, images)
+    assert (table[["signed", "absolute"]].isna().all(axis=1) == (table["method"] == "none")).all()
+    for measure in (controls.efficient_mprt, controls.smooth_mprt):
+        assert np.isnan(measure(model, methods["none"], images, labels, 0)).all()
+
+
+def test_complexity_is_the_entropy_of_equally_wide_bins():
+    even, two = np.arange(64.0).reshape(8, 8), np.repeat([0.0, 1.0], 32).reshape(8, 8)
+    found = controls.complexity(np.stack([even, 1e-12 * even, two, 0 * even]))
+    np.testing.assert_allclose(found, [np.log(64), np.log(64), np.log(2), 0])
+
+
+def test_maps_that_ignore_the_network_neither_rise_nor_change(data):
+    images, labels = data
+    model = digits.untrained("cnn", 8, 0).requires_grad_(False)
+
+    def ink(model, images, targets, seed):
+        return images
+
+    np.testing.assert_allclose(controls.efficient_mprt(model, ink, images, labels, 0), 0, atol=1e-12)
+    np.testing.assert_allclose(controls.smooth_mprt(model, ink, images, labels, 0, samples=1), 1)
+    method = controls.by_captum(["gradient"], {})["gradient"]
+    copies = [controls.randomise(model, k) for k in range(5)]
+    own, *others = (saliency.attribute(network, images, labels, "gradient") for network in (model, *copies))
+    expected = np.mean([controls.rank_similarity(own, other) for other in others], axis=0)
+    np.testing.assert_allclose(controls.smooth_mprt(model, method, images, labels, 0, samples=1), expected)
+
+
+@pytest.mark.parametrize("method", oracle.METHODS)
+def test_measures_are_those_of_quantus(method):
+    recorded = pd.read_csv(oracle.RECORDED).query("method == @method").set_index(["measure", "image", "step"])["value"]
+    model, images, labels = oracle.given()
+    explain = controls.by_captum([method], {})[method]
+    rise = controls.efficient_mprt(model, explain, images, labels, oracle.SEED, copies=1)
+    np.testing.assert_allclose(rise, recorded["eMPRT"], atol=1e-6)
+    similar = controls.smooth_mprt(model, explain, images, labels, oracle.SEED, copies=1, samples=oracle.SAMPLES)
+    np.testing.assert_allclose(similar, recorded["sMPRT"], atol=1e-6)
+    maps, black = explain(model, images, labels, 0), np.zeros((8, 8), np.float32)
+    steps = 64 // oracle.PIXELS_A_STEP
+    curve = faithful.replacement_curve(model, images, black, labels, maps, np.random.default_rng(0), steps)
+    np.testing.assert_allclose(curve[:, 1:], recorded["PixelFlipping"].unstack("step"), atol=1e-5)
+
+
+def test_noise_passes_what_asks_for_change_and_nothing_else(rng):
+    """Networks that read a pixel for each class: a true map passes five controls, noise only the one without p."""
+    pixels, labels = rng.permutation(64)[:10], np.repeat(range(10), 3)
+    images = rng.random((30, 64)).astype(np.float32)
+    images[:, pixels] = 0.8 * (labels[:, None] == range(10))
+    images = images.reshape(30, 8, 8)
+    model, *others = (Planted(pixels).eval().requires_grad_(False) for _ in range(4))
+    for other in others:
+        other.linear.weight += 0.1 * torch.from_numpy(rng.standard_normal((10, 64)))
+    methods = controls.by_captum(["gradient"], {})
+    methods["noise"] = lambda model, images, targets, seed: controls.noise(images, seed)
+    passed = []
+    for seed in range(6):
+        references = {
+            name: controls.mean_map(
+                np.stack([method(other, images, labels, 100 * seed + n + 50) for n, other in enumerate(others)])
+            )[None]
+            for name, method in methods.items()
+        }
+        null = controls.null_study(model, methods, images, labels, labels, references, 19, seed)
+        null = null.groupby(["method", "network"])[["agreement_0", "complexity"]].mean()
+        ends = {"black": np.zeros((8, 8), np.float32), "donors": faithful.donors(labels, images, labels, rng)}
+        orders = {name: method(model, images, labels, seed) for name, method in methods.items()} | {"ink": images}
+        areas = faithful.areas(model, images, labels, orders, ends, rng)
+        for name, method in methods.items():
+            own, copies = null.loc[name].loc[-1], null.loc[name].drop(-1)
+            p = {"learnt": controls.null_p_value(own["agreement_0"], copies["agreement_0"])}
+            p["rises"] = controls.null_p_value(-own["complexity"], -copies["complexity"])
+            for curve, better in {"deletion": "less", "insertion": "greater"}.items():
+                for end in ends:
+                    gaps = areas[curve, end, name] - areas[curve, end, "ink"]
+                    p[curve, end] = faithful.beats(gaps, np.arange(30), better)[2]
+            similar = controls.smooth_mprt(model, method, images, labels, seed, copies=1, samples=2)
+            answers = {control: value <= 0.05 for control, value in p.items()}
+            passed.append({"method": name, **answers, "changes": similar.mean() < 0.2})
+    rates = pd.DataFrame(passed).groupby("method").mean()
+    assert (rates.loc["gradient"].drop(["rises", "changes"]) == 1).all()
+    assert (rates.loc["noise"].drop("changes") < 0.5).all()  # 3 of 6 by chance: 2 in 1,000
+    assert rates.loc["noise", "changes"] == 1
 
 
 def test_layer_study_ends_with_everything_randomised(data):
@@ -227,82 +275,3 @@ def test_similarities_are_means_over_images_and_networks(rng):
     assert table.loc["other trained networks", "absolute"] == pytest.approx(expected)
     expected = np.mean([stats.spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(maps, images, strict=True)])
     assert table.loc["the ink", "signed"] == pytest.approx(expected)
-
-
-def test_faithfulness_sets_methods_against_the_ink_of_the_same_network(data):
-    images, labels = data
-    model = digits.untrained("cnn", 8, 0).requires_grad_(False)
-    other = digits.untrained("transformer", 8, 0).requires_grad_(False)
-    maps = {"occlusion": saliency.attribute(model, images, labels, "occlusion"), "by ink": images}
-    black = np.zeros((8, 8), np.float32)
-    models = {"occlusion": model, "by ink": other}
-    curves, table = controls.faithfulness(models, images, black, labels, maps, np.random.default_rng(0))
-    assert curves["deletion"].keys() == {"occlusion", "by ink", "ink", "random"}
-    row, same = (found for _, found in table.iterrows())
-    assert same["deletion − ink"] == pytest.approx(0, abs=1e-3)
-    assert same["insertion − ink"] == pytest.approx(0, abs=1e-3)
-    for name, better in (("deletion", "less"), ("insertion", "greater")):
-        own, ink = (np.trapezoid(curves[name][order], dx=1 / 64, axis=1) for order in ("occlusion", "ink"))
-        assert row[name] == pytest.approx(own.mean())
-        assert row[f"{name} − ink"] == pytest.approx((own - ink).mean())
-        assert row[f"{name} ±"] == pytest.approx(stats.sem(own - ink))
-        p = stats.ttest_rel(own, ink, alternative=better).pvalue
-        smaller = min(p, same[f"{name} p"])
-        assert row[f"{name} p"] == pytest.approx(min(2 * p, 1) if p <= smaller else max(p, smaller))
-
-
-@pytest.mark.parametrize("about", controls.VERDICTS.values())
-def test_verdicts(about):
-    """Each of the eight answers from its three p-values."""
-    learnt, deletes, inserts = next(answers for answers, words in controls.VERDICTS.items() if words == about)
-    networks = np.arange(-1, 99)
-    agreement = np.where(networks < 0, 1 if learnt else -1, 0.0)
-    null = pd.DataFrame({"network": networks, "method": "m", "agreement": agreement})
-    p = {f"{name} p": [0.001 if better else 0.9] for name, better in (("deletion", deletes), ("insertion", inserts))}
-    (row,) = controls.verdict_table(null, pd.DataFrame({"method": ["m"], **p}), tested=True).to_dict("records")
-    assert row["about"] == about
-    assert row["learnt p"] == (0.01 if learnt else 1)
-    (row,) = controls.verdict_table(null, pd.DataFrame({"method": ["m"], **p}), tested=False).to_dict("records")
-    assert np.isnan(row["learnt p"])
-    assert "was not tested" in row["about"]
-    few = pd.concat([null[null["network"] < 15].assign(method=method) for method in "abcdefg"])
-    p = pd.DataFrame({"method": list("abcdefg"), **{name: values * 7 for name, values in p.items()}})
-    assert controls.verdict_table(few, p, tested=True)["learnt p"].isna().all()  # 7 / 16 cannot fall below 0.05
-
-
-def test_resampled_means_scatter_around_the_class_means(rng):
-    labels = np.repeat(range(10), 8)
-    maps = rng.random((80, 3, 2))
-    draws = controls.class_mean_draws(maps, labels, 3000, rng)
-    np.testing.assert_allclose(draws.sum((1, 2, 3)), 1)
-    means = saliency.joint_normalise(saliency.class_means(maps, labels))
-    np.testing.assert_allclose(draws[0], means)
-    draws = draws[1:]
-    np.testing.assert_allclose(draws.mean(0), means, atol=5 * draws.std(0).max() / np.sqrt(3000))
-    share = maps[labels == 3] / saliency.class_means(maps, labels).sum()
-    np.testing.assert_allclose(draws[:, 3].std(0), share.std(0) / np.sqrt(8), rtol=0.1)
-
-
-def test_swapped_sides_seldom_give_a_dot_and_a_real_difference_does():
-    """Digits' own maps, skewed and with blank cells: where sides are swapped at random, 5 % of figures have a dot."""
-    found = digits.load("digits")
-    chosen = digits.examples(found.labels, np.arange(1797), 8, np.random.default_rng(0))
-    labels = found.labels[chosen]
-    one = saliency.on_grid(found.images[chosen], 7, 6)[0]
-    rng, dots = np.random.default_rng(1), 0
-    for _ in range(150):
-        other = one * rng.gamma(2, 0.5, one.shape)
-        swap = rng.random(len(one)) < 0.5
-        sides = (np.where(swap[:, None, None], b, a) for a, b in ((one, other), (other, one)))
-        difference, widths = controls.paired_intervals(*sides, labels, 200, rng)
-        dots += (np.abs(difference) > widths).any()
-    assert dots / 150 <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 150)
-    brighter = one.copy()
-    brighter[labels == 3, 2, 2] += 2
-    difference, widths = controls.paired_intervals(brighter, one, labels, 200, rng)
-    assert difference[3, 2, 2] > widths[3, 2, 2] > 0
-    means = [saliency.joint_normalise(saliency.class_means(side, labels)) for side in (brighter, one)]
-    np.testing.assert_allclose(difference, means[0] - means[1], atol=1e-12)
-    same, widths = controls.paired_intervals(one, one, labels, 50, rng)
-    assert not same.any()
-    assert not widths.any()
