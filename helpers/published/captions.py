@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from helpers.digits import controls, saliency
+from helpers.digits import faithful, grids
 from helpers.paths import resolve
 from helpers.subspaces.nulls import holm
 
@@ -19,7 +19,13 @@ _rows = pd.read_csv(FILES[1], dtype=str, keep_default_na=False).astype({"digit":
 LAID = {name: (int(own["rows"]), int(own["columns"])) for name, own in LAYOUTS.iterrows()}  # cells of a panel
 SIZES = {name: "{} × {}".format(*cells) for name, cells in LAID.items()}
 GRIDS = {reader: LAID[reader] for reader in _rows["caption"].unique()}  # of those that go digit by digit
+LEVEL = 0.05
 BAR, FIRST_TICK = LAYOUTS.loc["first", ["bar_high", "first_tick"]]  # of the one colour bar
+
+
+def colour_top(largest, asked=0.0):
+    """Top of a colour bar: as asked, else as published if that is within a quarter of the largest value, else that."""
+    return asked or (BAR if abs(largest / BAR - 1) <= 0.25 else largest)
 
 
 class Reading(NamedTuple):
@@ -53,44 +59,26 @@ def masks(reading):
     return (bright & ~dark if bright.any() else ~dark), (dark if dark.any() else ~bright)
 
 
-def contrast(reading, maps):
-    """Mean of the bright region over the mean of the dark one, for maps of that digit on the reader's grid [..., 7, _].
-
-    Infinite where the dark region is exactly 0, NaN where both are.
-    """
-    bright, dark = (maps[..., mask].mean(-1) for mask in masks(reading))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bright / dark
-
-
 def joint_means(maps, labels, caption):
     """Mean map of every digit on the grid of a caption, [10, rows, columns]; together they sum to 1."""
-    return saliency.joint_normalise(saliency.class_means(saliency.on_grid(maps, *LAID[caption])[0], labels))
+    return grids.joint_normalise(grids.class_means(grids.on_grid(maps, *LAID[caption])[0], labels))
 
 
-def drawn_means(maps, labels, draws, seed):
-    """`joint_means` and those of bootstrap samples, for `check`: {reader: [1 + draws, 10, 7, _]}."""
-    return {
-        reader: controls.class_mean_draws(saliency.on_grid(maps, *grid)[0], labels, draws, np.random.default_rng(seed))
-        for reader, grid in GRIDS.items()
-    }
+def check(maps, labels, units):
+    """Every reading, held against maps [n, h, w] of images of digits (labels [n]); units [n]: their writers.
 
-
-def check(means):
-    """Every reading, held against the maps.
-
-    means: {reader: class means on that reader's grid, [1 + draws, 10, 7, _]}, the estimate first, bootstrap samples
-    after it. Returns a DataFrame: reader, digit, name, says, ratio (`contrast`), low and high (its 95 % interval),
-    holds: True or False if the interval is above or below 1, None if it has 1 in it; and p_false: the share of samples
-    that do not speak against the reading, one more counted on either side.
+    Returns a DataFrame: reader, digit, name, says, ratio (mean of the bright region over that of the dark one), low and
+    high (its 95 % interval over writers, `faithful.ratio_interval`), holds: True or False if the interval is above or
+    below 1, None if it has 1 in it; and p_false: of the one-sided test that the ratio is below 1.
     """
+    laid = {reader: grids.on_grid(maps, *grid)[0] for reader, grid in GRIDS.items()}
     rows = []
     for reading in READINGS:
-        ratios = contrast(reading, means[reading.reader][:, reading.digit])
-        low, high = np.quantile(ratios[1:], [0.025, 0.975])
-        holds = True if low > 1 else False if high < 1 else None
-        p_false = (1 + (ratios[1:] >= 1).sum()) / len(ratios)
-        rows.append([*reading[:4], ratios[0], low, high, holds, p_false])
+        own = labels == reading.digit
+        sides = [laid[reading.reader][own][:, mask].mean(1) for mask in masks(reading)]
+        found = faithful.ratio_interval(*sides, units[own])
+        holds = True if found.low > 1 else False if found.high < 1 else None
+        rows.append([*reading[:4], *found[:3], holds, found.p_below])
     return pd.DataFrame(rows, columns=["reader", "digit", "name", "says", "ratio", "low", "high", "holds", "p_false"])
 
 
@@ -106,7 +94,7 @@ def by_caption(tested):
             int(own["holds"].map(lambda holds, value=value: holds is value).sum()) for value in (True, False, None)
         ]
         p = holm(own["p_false"]).min()
-        unsure = p >= controls.LEVEL and counts[0] < len(own)
+        unsure = p >= LEVEL and counts[0] < len(own)
         rows[reader] = [*counts, p, f"none is refuted, and {len(own) - counts[0]} are not borne out" if unsure else ""]
     return pd.DataFrame.from_dict(rows, "index", columns=["holding", "failing", "open", "p", "unless"])
 
@@ -124,10 +112,10 @@ def contradictions(tested):
 def strokes(means, digits=(1, 4, 7)):
     """The brightest column and row of the digits whose strokes the captions give by number, on either grid.
 
-    means: as in `check`.
+    means: {reader: class means [10, 7, _] on that reader's grid}.
     """
     rows = [
-        [digit, SIZES[reader], int(of_all[0][digit].sum(0).argmax()), int(of_all[0][digit].sum(1).argmax())]
+        [digit, SIZES[reader], int(of_all[digit].sum(0).argmax()), int(of_all[digit].sum(1).argmax())]
         for digit in digits
         for reader, of_all in means.items()
     ]
