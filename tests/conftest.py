@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 # before helpers is imported: the types of its functions are checked, here though not in the kernels of notebooks
-jaxtyping.install_import_hook("helpers.subspaces", "beartype.beartype")
+jaxtyping.install_import_hook(["helpers.subspaces", "helpers.digits"], "beartype.beartype")
 
 from helpers.__main__ import main
 from helpers.paths import ROOT

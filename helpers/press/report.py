@@ -29,7 +29,6 @@ from helpers.values import Nothing, passing
 PACKAGES = [
     "numpy",
     "scipy",
-    "statsmodels",
     "scikit-learn",
     "torch",
     "captum",
@@ -42,7 +41,7 @@ FIGURE_DPI = 144
 RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 LOWERED = str.maketrans(RAISED, "−0123456789")
 HOLDS = {"below": operator.lt, "above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
-PROBABILITY, ZSCORE = re.compile("p|p[_ ].*"), re.compile("z|.*_z|z .*")  # names of columns
+PROBABILITY, ZSCORE = re.compile("p|p[_ ].*|.* p"), re.compile("z|.*_z|z .*")  # names of columns
 HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
 

@@ -16,6 +16,7 @@ from helpers.show.maps import (
     layer_curves,
     null_dots,
     number_cells,
+    numbers,
     reading_intervals,
     replacement_curves,
     rows_of_two,
@@ -33,7 +34,7 @@ from helpers.show.phi import (
     set_title,
     similarity_panels,
 )
-from helpers.show.words import fill, number, p_value, probability, readings, rounding, span
+from helpers.show.words import fill, listed, number, p_value, pivoted, probability, readings, rounding, span
 
 __all__ = [
     "accuracy_dots",
@@ -50,13 +51,16 @@ __all__ = [
     "layer_panels",
     "layer_view",
     "learning_curves",
+    "listed",
     "null_dots",
     "number",
     "number_cells",
+    "numbers",
     "p_value",
     "p_value_curves",
     "pair_panels",
     "phi_titles",
+    "pivoted",
     "probability",
     "reading_intervals",
     "readings",

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import stats
 
 from helpers import digits
-from helpers.digits import controls, saliency
-from helpers.parameters import BadParameter, DigitSaliency, RandomBaselines, SubspaceSimilarity
+from helpers.digits import controls, grids
+from helpers.parameters import METHODS, BadParameter, DigitSaliency, RandomBaselines, SubspaceSimilarity
 from helpers.show import live, words
 from helpers.show.explore import Axis, Cells, Explorer
 from helpers.show.phi import PhiRow, phi_titles
@@ -82,31 +82,28 @@ def random_baselines(p):
     return Explorer("The law of φ under chance", _Random(p).draw, axes, start)
 
 
-def digit_saliency(p, study, images, labels, baselines):
-    """Explorer of notebook 03: an image, its map, and those of copies in which one layer after another is shuffled.
-
-    p: its parameters. study: `classifiers.Study`. images [n, h, w], labels [n]: as many examples of each digit.
-    baselines: {name: image that stands for absence}.
-    """
-    work = _Digits(p, study, images, labels, baselines)
-    names = ("digit", "example", "method", "baseline", "rows", "columns", "normalisation", "colour_map")
+def digit_saliency(study):
+    """Explorer of notebook 03: an image, its map, and those of copies in which one layer after another is shuffled."""
+    work, p = _Digits(study), study.parameters
+    names = ("digit", "example", "target", "method", "baseline", "rows", "columns", "normalisation", "colour_map")
     start = {name: getattr(p, name) for name in names} | {"model": p.model or "cnn"}
-    depths = {name: len(controls.layers(network)) for name, network in work.networks.items()}
+    depths = {name: len(controls.layers(readers[0])) for name, readers in work.networks.items()}
     own, most = depths[start["model"]], max(depths.values())
     start["randomised_layers"] = min(p.randomised_layers, most)
     some = tuple(np.linspace(0, own, min(own, 8) + 1).round().astype(int).tolist())  # of a deep network
     kinds = partial(_axis, DigitSaliency, kinds=True)
     steps = partial(_axis, DigitSaliency)
-    methods = dict.fromkeys(m for network in work.networks.values() for m in saliency.methods_for(network, images[:2]))
+    methods = study.offered if start["model"] == "transformer" or not study.architecture else METHODS
     axes = [
         steps("digit", range(10), "digit"),
         steps("randomised_layers", range(most + 1), "layers shuffled", in_page=some),
         kinds("method", methods, "method", word=lambda name: name.replace("_", " "), in_page=("gradient",)),
+        kinds("target", DigitSaliency.choices("target"), "explained", in_page=()),
         steps("example", range(p.examples_per_digit), "example", in_page=()),
         kinds("model", work.networks, "architecture", in_page=()),
-        kinds("baseline", baselines, "baseline", in_page=()),
-        steps("rows", range(1, images.shape[1] + 1), "rows", in_page=()),
-        steps("columns", range(1, images.shape[2] + 1), "columns", in_page=()),
+        kinds("baseline", study.baselines, "baseline", in_page=()),
+        steps("rows", range(1, study.images.shape[1] + 1), "rows", in_page=()),
+        steps("columns", range(1, study.images.shape[2] + 1), "columns", in_page=()),
         kinds("normalisation", DigitSaliency.choices("normalisation"), "normalisation", in_page=()),
         kinds("colour_map", sorted({"inferno", "hot", "viridis", "Greys", p.colour_map}), "colours", in_page=()),
     ]
@@ -206,64 +203,75 @@ class _Random:
 
 
 class _Digits:
-    """What the explorer of notebook 03 computes, remembered from step to step."""
+    """What the explorer of notebook 03 shows: maps of the same study of other parameters; the last are remembered."""
 
-    def __init__(self, p, study, images, labels, absence):
-        self.p, self.images, self.labels, self.absence = p, images, labels, absence
-        known = {name: study.others[name] for name in digits.ARCHITECTURES} if study.architecture else {}
-        self.networks = known or {p.model: study.subject}
+    def __init__(self, study):
+        self.study = study
+        self.networks = {name: study.others[name] for name in digits.ARCHITECTURES} if study.architecture else {}
+        self.networks = self.networks or {study.parameters.model: study.readers}
         self.figure = live.DigitPanels()
-        self.network, self.maps = lru_cache(4)(self.network), lru_cache(256)(self.maps)
+        self.of, self.replaced, self.copies, self.maps = (
+            lru_cache(n)(f) for n, f in ((2, self.of), (64, self.replaced), (4, self.copies), (256, self.maps))
+        )
 
-    def network(self, model, shuffled):
-        own = self.networks[model]
-        names = [name for layer in controls.layers(own)[:shuffled] for name in layer]
-        return controls.randomise(own, self.p.seed, names)
+    def of(self, model):
+        """The study of one of the networks."""
+        if self.networks[model] == self.study.readers:
+            return self.study
+        sides = {"condition_a": "trained", "condition_b": "randomised"}
+        return self.study.replace(model=model, method="gradient", **sides)
 
-    def maps(self, model, shuffled, method, baseline):
-        options = {"baseline": self.absence[baseline]} if method in saliency.WITH_BASELINE else {}
-        network = self.network(model, shuffled)
-        saliency.check_defined(network, method, self.images[:2])
-        return saliency.attribute(network, self.images, self.labels, method, **options)
+    def replaced(self, model, **asked):
+        return self.of(model).replace(**asked)
 
-    def answer(self, network, n):
-        chances = digits.logits(network, self.images[[n]]).softmax(1)[0]
+    def copies(self, model, shuffled):
+        return self.study.shuffled(self.networks[model], 0, shuffled) if shuffled else self.networks[model]
+
+    def maps(self, model, shuffled, **asked):
+        study, readers = self.replaced(model, **asked), self.copies(model, shuffled)
+        if not shuffled and study.parameters == self.study.parameters and not isinstance(self.study.own, Nothing):
+            return self.study.own  # which the report has already
+        study.check_defined(readers, study.parameters.method)
+        return study.attributed(readers, study.parameters.method)
+
+    def answer(self, readers, n):
+        chances = self.study.read(readers, self.study.chosen[[n]])[0]
         return f"{chances.argmax()} (p = {chances.max():.2f})"
 
     def draw(self, **given):
-        q = DigitSaliency.parse({**self.p.model_dump(), **given})
-        there = len(controls.layers(self.networks[q.model]))
+        q = DigitSaliency.parse({**self.study.parameters.model_dump(), **given})
+        there = len(controls.layers(self.networks[q.model][0]))
         shuffled = min(q.randomised_layers, there)
-        n = np.flatnonzero(self.labels == q.digit)[q.example]
-        own, copy = (self.maps(q.model, layers, q.method, q.baseline) for layers in (0, shuffled))
-        answers = [self.answer(self.network(q.model, layers), n) for layers in (0, shuffled)]
-        ink, *means = (
-            saliency.class_means(saliency.on_grid(each, q.rows, q.columns)[0], self.labels)
-            for each in (self.images, own, copy)
-        )
-        if q.normalisation == "joint":
-            means = [saliency.joint_normalise(each) for each in means]
-        else:
-            means = [np.stack([saliency.joint_normalise(each) for each in maps]) for maps in means]
+        study = self.replaced(q.model, rows=q.rows, columns=q.columns)
+        n = np.flatnonzero(study.labels == q.digit)[q.example]
+        asked = {"method": q.method, "baseline": q.baseline, "target": q.target}
+        own, copy = (self.maps(q.model, layers, **asked) for layers in (0, shuffled))
+        answers = [self.answer(self.copies(q.model, layers), n) for layers in (0, shuffled)]
+        ink = grids.class_means(study.laid(study.images), study.labels)
+        means = [study.drawn(each, q.normalisation) for each in (own, copy)]
         high, means = q.colour_high or max(each.max() for each in means), [each[q.digit] for each in means]
         common = np.minimum(*(each / (each.sum() or 1.0) for each in means)).sum()
         signed, absolute = (float(controls.rank_similarity(f(own[[n]]), f(copy[[n]]))[0]) for f in (np.asarray, np.abs))
-        method = q.method.replace("_", " ")
-        copied = f"{shuffled} of {there} layers shuffled"
+        method, copied = q.method.replace("_", " "), f"{shuffled} of {there} layers shuffled"
         line = (
             f"Digit {q.digit}, example {q.example}: read as {answers[0]}; by a copy with {copied} as {answers[1]}. The "
-            f"maps of the two by {method} correlate by {words.number(signed)}, without their signs by "
-            f"{words.number(absolute)}. The mean maps of the digit have {100 * common:.0f} % in common; their "
-            f"brightest cells have {means[0].max():.4f} and {means[1].max():.4f}."
+            f"maps of the two by {method}, for {explained(q.target)}, correlate by {words.number(signed)}, without "
+            f"their signs by {words.number(absolute)}. The mean maps of the digit have {100 * common:.0f} % in common; "
+            f"their brightest cells have {means[0].max():.4f} and {means[1].max():.4f}."
         )
         titles = ["image", "its map", copied, "mean ink", "mean map", copied]
         title = f"Digit {q.digit} by {method}: the network, and a copy with {copied}"
         bar = f"share of {'all ten maps' if q.normalisation == 'joint' else 'the map'}"
-        single = self.images[n], *(each[n] / (np.abs(each[n]).max() or 1.0) for each in (own, copy))
+        single = study.images[n], *(each[n] / (np.abs(each[n]).max() or 1.0) for each in (own, copy))
         figure = self.figure.show(single, (ink[q.digit], *means), titles, title, q.colour_map, high, bar)
         names = ["image", "its map", "its map, shuffled", "mean ink", "mean map", "mean map, shuffled"]
         panels = dict(zip(names, self.figure.panels, strict=True))
         return figure, line, Cells(panels, "row {}, column {}", (0, 0), {"": ([*single, ink[q.digit], *means], 5)})
+
+
+def explained(target):
+    """What a target says, in words."""
+    return {"label": "the label", "predicted": "the answer"}.get(target, f"the digit {target}")
 
 
 def _axis(schema, name, values, label, about="", **options):

@@ -17,7 +17,7 @@ def accuracy_dots(table, title):
     sns.stripplot(
         table, x="accuracy", y="classifier", hue="split", dodge=True, jitter=False, palette="colorblind", ax=axes
     )
-    axes.set(xlabel="accuracy, mean of five folds", ylabel="")
+    axes.set(xlabel="accuracy over five folds", ylabel="")
     axes.grid(axis="x", color="0.9")
     axes.legend(title="", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     set_title(figure, title)
@@ -31,7 +31,7 @@ def rows_of_two(maps, title, bar_label, colours="inferno", high=0.0, names=range
     maps: [panels, rows, columns], non-negative. high: the top of the scale; 0: the largest value. names: of the panels.
     """
     rows = len(maps) // 2
-    side = 2.1 if rows <= 5 else 1.5
+    side = 1.5
     figure = Figure(figsize=(1.4 + 2 * side, side * rows), layout="constrained")
     every_axes = figure.subplots(rows, 2)
     for axes, panel, name in zip(every_axes.flat, maps, names, strict=True):
@@ -73,7 +73,9 @@ def comparison(one, other, half_widths, names, title, colours="inferno", high=0.
     bars = {"location": "bottom", "fraction": 0.03, "pad": 0.01}
     extend = _extend(max(one.max(), other.max()), high)
     figure.colorbar(value, ax=every_axes[:, :3], extend=extend, **bars).set_label("share of all ten maps")
-    figure.colorbar(change, ax=every_axes[:, 3:], **bars).set_label("difference of shares")
+    bar = figure.colorbar(change, ax=every_axes[:, 3:], **bars)
+    bar.set_label("difference of shares")
+    bar.ax.locator_params(nbins=5)
     set_title(figure, title)
     return figure
 
@@ -235,13 +237,13 @@ def null_dots(agreement, null, title):
 
 
 def replacement_curves(curves, title):
-    """Mean probability of the label while pixels are removed or put in, with a band of two standard errors.
+    """Mean probability of the target while pixels are replaced, with a band of two standard errors.
 
-    curves: {panel title: {order: curves [n, steps + 1]}}.
+    curves: {panel title: {order: curves [n, steps + 1]}}; panels stand in rows of two.
     """
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    every_axes = figure.subplots(1, len(curves), sharey=True)
-    for axes, (name, orders) in zip(every_axes, curves.items(), strict=True):
+    figure = Figure(figsize=(9.5, 1.8 + 1.6 * len(curves)), layout="constrained")
+    every_axes = figure.subplots(-(-len(curves) // 2), 2, sharey=True, squeeze=False)
+    for axes, (name, orders) in zip(every_axes.flat, curves.items(), strict=True):
         for colour, (order, values) in zip(sns.color_palette("colorblind"), orders.items(), strict=False):
             share = np.linspace(0, 1, values.shape[1])
             mean, error = values.mean(0), values.std(0) / len(values) ** 0.5
@@ -249,9 +251,29 @@ def replacement_curves(curves, title):
             axes.plot(share, mean, color=colour, label=f"{order} ({np.trapezoid(mean, share):.3f})")
         axes.set(title=name, xlabel="share of pixels replaced", ylim=(0, 1.02))
         axes.legend(frameon=False, fontsize="small", title="order (area)")
-    every_axes[0].set_ylabel("probability of the label")
+    for axes in every_axes[:, 0]:
+        axes.set_ylabel("probability of the target")
     set_title(figure, title)
     sns.despine(figure)
+    return figure
+
+
+def numbers(table, title, label, low=None, high=None, decimals=2):
+    """A table as colours with its numbers written on them, and a dash where there is none.
+
+    table: DataFrame [rows, columns] of numbers. label: what they are. low, high: ends of the colours.
+    """
+    rows, columns = table.shape
+    figure = Figure(figsize=(3.4 + 0.95 * columns, 1.7 + 0.36 * rows), layout="constrained")
+    axes = figure.subplots()
+    look = {"cmap": "viridis", "vmin": low, "vmax": high, "fmt": f".{decimals}f", "cbar_kws": {"label": label}}
+    sns.heatmap(table, mask=table.isna(), annot=True, ax=axes, linewidths=0.5, annot_kws={"fontsize": "small"}, **look)
+    for row, column in np.argwhere(table.isna().to_numpy()):  # which seaborn leaves empty
+        axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize="small")
+    axes.set(xlabel="", ylabel="")
+    axes.set_yticks(np.arange(rows) + 0.5, table.index, rotation=0)
+    axes.set_xticks(np.arange(columns) + 0.5, table.columns, rotation=25, ha="right")
+    set_title(figure, title)
     return figure
 
 
@@ -267,7 +289,7 @@ def layer_curves(table, title):
             spread = {"yerr": part[f"{kind} ±"], "capsize": 2, "color": colour, "label": f"{kind} maps"}
             axes.errorbar(part["randomised"], part[kind], fmt="o-", **spread)
         axes.axhline(0, color="0.4", linewidth=0.8)
-        axes.set_xticks(part["randomised"], part["layer"], rotation=90, fontsize="x-small")
+        axes.set_xticks(part["randomised"], part["layer"], rotation=90, fontsize="x-small", parse_math=False)
         axes.set(
             title=f"{how}: " + ("this layer and all above" if how == "cascading" else "this layer alone"),
             ylim=(-0.3, 1.02),

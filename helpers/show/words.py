@@ -25,6 +25,8 @@ class _Slots(string.Formatter):
 
     def format_field(self, value, how):
         kind, _, digits = how.partition(" ")
+        if how == "span %":
+            return f"{span(100 * np.asarray(value), 0)} %"
         digits = {"digits": int(digits)} if digits.isdecimal() else {}
         if kind == "span":
             return span(value, **digits)
@@ -42,8 +44,8 @@ def fill(sentence, *tables, **named):
     """A sentence with its slots filled, or the first Nothing among what it is given.
 
     A slot `{name:how}` is a named value, or a column of a table or an entry of a Series given. how: `span 3`, least and
-    greatest with three decimals; `each 3`, one by one with their labels; `p` and `each p`, as probabilities; else what
-    `format` knows.
+    greatest with three decimals; `span %`, of shares; `each 3`, one by one with their labels; `p` and `each p`, as
+    probabilities; else what `format` knows.
     """
     for value in (*tables, *named.values()):
         if isinstance(value, Nothing):
@@ -60,6 +62,22 @@ def span(values, digits=1):
     """Least and greatest of some numbers in words, `1.0 to 2.5`, or the one they share."""
     ends = dict.fromkeys(number(end, digits) for end in (min(values), max(values)))
     return " to ".join(ends)
+
+
+def listed(names):
+    """Names in words: `a, b`, or `none`."""
+    return ", ".join(str(name).replace("_", " ") for name in names) or "none"
+
+
+@passing
+def pivoted(table, index, columns, values):
+    """A long table laid out for reading, rows and columns in the order in which they come."""
+    wide = table.pivot(index=index, columns=columns, values=values)
+    wide = wide.reindex(table[index].unique())
+    if isinstance(values, list):
+        wide.columns = [f"{kind}: {name}" for kind, name in wide.columns]
+        return wide
+    return wide[table[columns].unique()]
 
 
 def readings(values, names, digits=2):

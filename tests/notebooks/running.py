@@ -7,6 +7,7 @@ import re
 import tempfile
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 import captum.attr
 import nbformat
@@ -15,9 +16,11 @@ import papermill
 import torch
 from jupyter_client import AsyncKernelManager
 from PIL import Image
+from safetensors.torch import load_file
+from sklearn.model_selection import StratifiedGroupKFold
 
 from helpers import digits
-from helpers.digits import classifiers
+from helpers.paths import ROOT
 
 NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
 
@@ -87,16 +90,41 @@ def execute(notebook, place, before="", **given):
     return json.loads((place / "results.json").read_text())
 
 
+class Plain(NamedTuple):
+    """Examples of a default run, their writers, and the networks, one an image, that never saw them: by seed."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    writers: np.ndarray
+    networks: list
+
+
 def digits_plainly():
-    """The examples of a default run, the network under study, and its integrated gradients by Captum alone."""
-    data = digits.load("digits")
-    _, held_out = digits.hold_out(data)
-    chosen = digits.examples(data.labels, held_out, 15, np.random.default_rng([0, 1]))
-    images, labels = data.images[chosen], data.labels[chosen]
-    network = classifiers.bundled("digits", "cnn")["seed_0"]
-    x, y = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
-    maps = captum.attr.IntegratedGradients(network).attribute(x, 0 * x, target=y, n_steps=32, method="gausslegendre")
-    return images, labels, network, maps[:, 0].numpy()
+    """`Plain` of the bundled convolutional networks, from the files and scikit-learn's split."""
+    data, fold = digits.load("digits"), np.empty(1797, dtype=int)
+    split = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(data.images, data.labels, data.writers)
+    for k, (_, held_out) in enumerate(split):
+        fold[held_out] = k
+    chosen = digits.examples(data.labels, np.arange(1797), 15, np.random.default_rng([0, 1]), data.writers)
+    networks = []
+    for seed in range(5):
+        of_fold = []
+        for k in range(5):
+            network = digits.convolutional(8).eval()
+            name = f"fold_{k}-seed_{seed}" if k else f"seed_{seed}"
+            network.load_state_dict(load_file(ROOT / "data" / "digit_models" / "digits-cnn" / f"{name}.safetensors"))
+            of_fold.append(network.requires_grad_(False))
+        networks.append([of_fold[k] for k in fold[chosen]])
+    return Plain(data.images[chosen], data.labels[chosen], data.writers[chosen], networks)
+
+
+def integrated_gradients(plain):
+    """Maps [n, 8, 8] of the networks of seed 0 by Captum alone, image by image, on black."""
+    found = []
+    for image, label, network in zip(plain.images, plain.labels, plain.networks[0], strict=True):
+        x, rule = torch.from_numpy(image)[None, None], captum.attr.IntegratedGradients(network)
+        found.append(rule.attribute(x, 0 * x, target=int(label), n_steps=256, method="gausslegendre")[0, 0].numpy())
+    return np.array(found)
 
 
 def rows(result, table):

@@ -16,22 +16,24 @@ from helpers.press.report import file_hash
 
 WANTED = ["SmolLM2-135M-Instruct/*.gguf", *(f"language_model_adapters/{r}/*.safetensors" for r in ("r4", "r8", "r64*"))]
 LORA = ["published/lora_*.csv", "published/figure_8_*.csv"]
-DIGITS = ["published/digit_*.csv", "digit_models/digits-*/*.safetensors"]
+DIGITS = ["published/digit_*.csv"]
 INPUTS = {
     "01_subspace_similarity": WANTED + LORA,
     "02_random_baselines": WANTED,
-    "03_digit_saliency": DIGITS,
-    "04_published_pictures": LORA + DIGITS,
+    "03_digit_saliency": [*DIGITS, "digit_models/digits-*/*.safetensors", "planted_models/*/*.safetensors"],
+    "04_published_pictures": [*LORA, *DIGITS, "digit_models/digits-cnn/*.safetensors"],
     "digit_models": ["digit_models/*/*.safetensors"],
+    "planted_models": ["planted_models/*/*.safetensors"],
     "lora_adapters": ["all-MiniLM-L6-v2/*.safetensors", "adapters/*/*.safetensors"],
     "language_model_adapters": ["SmolLM2-135M-Instruct/*.gguf", "language_model_adapters/*/*.safetensors"],
 }
 COUNTS = {
     "01_subspace_similarity": 13,
     "02_random_baselines": 9,
-    "03_digit_saliency": 14,
-    "04_published_pictures": 18,
-    "digit_models": 24,
+    "03_digit_saliency": 84,
+    "04_published_pictures": 32,
+    "digit_models": 64,
+    "planted_models": 30,
     "lora_adapters": 12,
     "language_model_adapters": 15,
 }

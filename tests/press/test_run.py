@@ -363,9 +363,8 @@ def test_the_published_figure_is_refused_in_01_and_its_notebook_named(tmp_path, 
 
 def test_a_parameter_that_only_the_inputs_refuse_is_one_sentence_from_run_sweep_and_papermill(tmp_path, call):
     notebook, out = ROOT / "notebooks" / "03_digit_saliency.ipynb", tmp_path / "out"
-    data = digits.load("digits")
-    most = np.bincount(data.labels[digits.hold_out(data)[1]]).min()
-    said = f"examples_per_digit is 500: expected at most {most}, which one digit has held out"
+    most = np.bincount(digits.load("digits").labels).min()
+    said = f"examples_per_digit is 500: expected at most {most}, which is all that one digit has"
     given = "-p", "examples_per_digit", "500"
     status, _, error = call("run", notebook, *given, "--out", out)
     assert status == Outcome.BAD_PARAMETER

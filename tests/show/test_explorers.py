@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from helpers import digits, parameters, subspaces
-from helpers.digits import classifiers, controls, saliency
+from helpers.digits import bundled, controls, grids, saliency
 from helpers.show import explorers
 from helpers.show.explore import Frozen
 from helpers.subspaces import chance, haar
@@ -25,13 +25,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def digits_of_a_run():
-    p = parameters.DigitSaliency(examples_per_digit=5)
-    data = digits.load(p.dataset)
-    train, held_out = digits.hold_out(data)
-    chosen = digits.examples(data.labels, held_out, p.examples_per_digit, np.random.default_rng([p.seed, 1]))
-    images, labels = data.images[chosen], data.labels[chosen]
-    baselines = {"black": np.zeros_like(images[0]), "mean": data.images[train].mean(0)}
-    return p, classifiers.study(p.dataset, p.model), images, labels, baselines
+    return digits.Study(parameters.DigitSaliency(examples_per_digit=5))
 
 
 @pytest.fixture(params=["01", "02", "03"])
@@ -40,7 +34,7 @@ def build(request, inputs, digits_of_a_run):
     return {
         "01": lambda: explorers.subspace_similarity(inputs),
         "02": lambda: explorers.random_baselines(parameters.RandomBaselines(draws=200)),
-        "03": lambda: explorers.digit_saliency(*digits_of_a_run),
+        "03": lambda: explorers.digit_saliency(digits_of_a_run),
     }[request.param]
 
 
@@ -221,33 +215,42 @@ def test_the_line_of_02_agrees_with_the_laws_it_draws():
         explorer.picture(dimension=16, rank_i=256)
 
 
-def test_the_line_of_03_compares_a_network_with_its_shuffled_copy(digits_of_a_run):
-    p, study, images, labels, _ = digits_of_a_run
-    explorer = explorers.digit_saliency(*digits_of_a_run)
-    line = explorer.picture(digit=7, example=2, method="gradient", randomised_layers=2, rows=8, columns=8)[1]
-    names = [name for layer in controls.layers(study.subject)[:2] for name in layer]
-    networks = study.subject, controls.randomise(study.subject, p.seed, names)
-    own, copy = (saliency.attribute(network, images, labels, "gradient") for network in networks)
+@pytest.mark.parametrize("target", ["label", "8"])
+def test_the_line_of_03_compares_a_network_with_its_shuffled_copy(digits_of_a_run, target):
+    study = digits_of_a_run
+    images, labels = study.images, study.labels
+    explorer = explorers.digit_saliency(study)
+    given = {"digit": 7, "example": 2, "method": "gradient", "randomised_layers": 2, "target": target}
+    line = explorer.picture(**given, rows=8, columns=8)[1]
+    asked, maps = labels if target == "label" else np.full(len(labels), 8), [np.empty_like(images) for _ in range(2)]
     n = np.flatnonzero(labels == 7)[2]
+    for fold, network in enumerate(bundled.by_fold("digits", "cnn", ["seed_0"])["seed_0"]):
+        names = [name for layer in controls.layers(network)[:2] for name in layer]
+        copy, own = controls.randomise(network, 0, names), study.fold == fold
+        for found, each in zip(maps, (network, copy), strict=True):
+            found[own] = saliency.attribute(each, images[own], asked[own], "gradient")
+        if own[n]:
+            answer = digits.logits(copy, images[[n]]).argmax()
+    own, copy = maps
     for what, one, other in (("correlate by", own, copy), ("signs by", np.abs(own), np.abs(copy))):
         wanted = controls.rank_similarity(one[[n]], other[[n]])[0]
         assert read(line, rf"{what} {NUMBER}[,.]") == pytest.approx(wanted, abs=0.006)
-    joint = [saliency.joint_normalise(saliency.class_means(np.abs(maps), labels))[7] for maps in (own, copy)]
+    joint = [grids.joint_normalise(grids.class_means(np.abs(each), labels))[7] for each in maps]
     assert read(line, rf"cells have {NUMBER} and") == pytest.approx(joint[0].max(), abs=6e-5)
     assert read(line, rf"and {NUMBER}\.$") == pytest.approx(joint[1].max(), abs=6e-5)
-    answer = digits.logits(networks[1], images[[n]]).argmax()
     assert f"with 2 of 4 layers shuffled as {answer} " in line
+    assert f"for the {'label' if target == 'label' else 'digit 8'}," in line
 
 
 def test_nothing_shuffled_is_the_network_itself_and_more_than_all_is_all(digits_of_a_run):
-    explorer = explorers.digit_saliency(*digits_of_a_run)
+    explorer = explorers.digit_saliency(digits_of_a_run)
     assert "correlate by 1.00, without their signs by 1.00" in explorer.picture(randomised_layers=0)[1]
     assert "have 100 % in common" in explorer.picture(randomised_layers=0)[1]
     assert explorer.picture(randomised_layers=4)[1] == explorer.picture(randomised_layers=16)[1]
 
 
 def test_a_method_that_a_network_lacks_is_a_sentence(digits_of_a_run):
-    explorer = explorers.digit_saliency(*digits_of_a_run)
+    explorer = explorers.digit_saliency(digits_of_a_run)
     with pytest.raises(ValueError, match="attention_rollout needs"):
         explorer.picture(method="attention_rollout")
     assert "attention rollout" in explorer.picture(method="attention_rollout", model="transformer")[1]

@@ -155,16 +155,44 @@ def test_where_nothing_is_confused_there_is_no_matrix():
     assert found.reason == "every digit is read right"
 
 
-def test_curves_show_means_and_areas(rng):
-    curves = {name: {"ink": rng.random((20, 9)), "random": rng.random((20, 9))} for name in ("deletion", "insertion")}
+@pytest.mark.parametrize("count", [2, 4])
+def test_curves_show_means_and_areas(rng, count):
+    names = ["deletion", "insertion", "deletion by images", "insertion by images"][:count]
+    curves = {name: {"ink": rng.random((20, 9)), "random": rng.random((20, 9))} for name in names}
     figure = show.replacement_curves(curves, "t")
+    figure.draw_without_rendering()
+    places = [axes.get_position() for axes in figure.axes]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["probability of the target", ""] * (count // 2)
+    for left, right in zip(places[::2], places[1::2], strict=True):
+        assert left.x1 < right.x0
+        assert left.y0 == pytest.approx(right.y0)
+    assert [place.y0 for place in places] == sorted((place.y0 for place in places), reverse=True)
     for axes, (name, orders) in zip(figure.axes, curves.items(), strict=True):
         assert axes.get_title() == name
         for line, (order, values) in zip(axes.lines, orders.items(), strict=True):
-            np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+            np.testing.assert_allclose(line.get_xydata(), np.transpose([np.linspace(0, 1, 9), values.mean(0)]))
             assert (
                 f"{order} ({np.trapezoid(values, dx=1 / 8, axis=1).mean():.3f})" in axes.get_legend_handles_labels()[1]
             )
+
+
+def test_numbers_stand_in_their_cells_and_a_dash_where_there_is_none():
+    table = pd.DataFrame([[0.1, np.nan], [2 / 3, 1.0], [0.5, 0.25]], index=["a", "b", "c"], columns=["one", "two"])
+    figure = show.numbers(table, "t", "share", 0, 2)
+    axes, bar = figure.axes
+    figure.draw_without_rendering()
+    colours = axes.collections[0]
+    assert colours.get_clim() == (0, 2)
+    assert bar.get_ylabel() == "share"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["one", "two"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first is on top
+    np.testing.assert_array_equal(np.ma.filled(colours.get_array(), np.nan).ravel(), table.to_numpy().ravel())
+    written = {tuple(text.get_position()): text.get_text() for text in axes.texts}
+    numbers = {(0.5, 0.5): "0.10", (0.5, 1.5): "0.67", (1.5, 1.5): "1.00", (0.5, 2.5): "0.50", (1.5, 2.5): "0.25"}
+    assert numbers.items() <= written.items()
+    assert written.get((1.5, 0.5)) == "–"
+    assert {text.get_text() for text in show.numbers(table, "t", "share", decimals=0).axes[0].texts} == set("–01")
 
 
 def test_null_dots_show_every_copy_and_the_network():
