@@ -13,20 +13,10 @@ from torch import nn
 from helpers import digits, parameters
 from helpers.digits import batches, saliency
 from helpers.parameters import BadParameter
+from tests.digits.test_deep_lift import After
 
 ON_CNN = [method for method in saliency.METHODS if method != "attention_rollout"]
 PLAIN = "gradient", "input_x_gradient", "integrated_gradients", "occlusion"
-
-
-class After(nn.Module):
-    """A network and a function of its output, that no module holds."""
-
-    def __init__(self, network, function):
-        super().__init__()
-        self.network, self.function = network, function
-
-    def forward(self, images):
-        return self.function(self.network(images))
 
 
 @pytest.fixture
