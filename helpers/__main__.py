@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from helpers import weights
 from helpers.parameters import SCHEMAS, BadParameter, meaning, read
-from helpers.paths import resolve
 from helpers.press import pages, run
 from helpers.press.report import write_whole
 from helpers.press.run import Outcome, RunFailed
@@ -183,9 +182,7 @@ def _inspect(paths, base):
     """
     model = weights.open_base(base) if base else None
     for path in paths:
-        place = resolve(path)
-        adapter = (place / "adapter_config.json").exists() or place.name.startswith(("adapter_config", "adapter_model"))
-        found = weights.open_update(path, model) if model or adapter else weights.open_base(path)
+        found = _opened(path, model)
         if model:
             weights.match(model, found)  # says what both have where nothing fits
         table = found.describe()
@@ -193,6 +190,14 @@ def _inspect(paths, base):
         print(f"{path}: {len(found.modules())} modules\n{table[table['module'] != ''].to_string(index=False)}")
         print("\n".join(notes), end="\n\n" if len(notes) else "\n")
     return Outcome.DONE
+
+
+def _opened(path, model):
+    """What fine-tuning added; without a base, a whole model as one."""
+    try:
+        return weights.open_update(path, model)
+    except weights.IsModel:
+        return weights.open_base(path)
 
 
 class _Bars:

@@ -53,6 +53,7 @@ BLAME = {
     "BadParameter": Outcome.BAD_PARAMETER,
     "NoSuchModule": Outcome.BAD_PARAMETER,
     "WeightsError": Outcome.UNREADABLE_FILE,
+    "IsModel": Outcome.UNREADABLE_FILE,
 }
 
 

@@ -14,18 +14,19 @@ from jaxtyping import Float64
 from helpers import weights
 from helpers.parameters import BadParameter
 from helpers.subspaces import directions, haar
+from helpers.subspaces.compared import Compared
 from helpers.subspaces.directions import Decomposition, Directions
-from helpers.weights import WeightsError
+from helpers.weights import WeightsError, modules
 
 COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
 KEPT = 256  # directions of a matrix that are remembered on either side, unless more are asked for: see `_of_weight`
 _memory = WeakKeyDictionary()
 
 
-class Inputs(weights.Compared):
+class Inputs(Compared):
     """A model and its adapters at one module, with the directions of each.
 
-    parameters, opened: as in `weights.Compared`, which it is. Raises WeightsError where they cannot be compared.
+    parameters, opened: as in `compared.Compared`, which it is. Raises WeightsError where they cannot be compared.
     """
 
     def __init__(self, parameters, opened=None):
@@ -47,8 +48,9 @@ class Inputs(weights.Compared):
             holders.insert(0, (self.base, self.module, np.linalg.norm(self.base.weight(self.module))))
         rows = []
         for holder, name, size in holders:
-            table = holder.describe()
-            rows.append([holder.label, *table.loc[table["module"] == name, told].iloc[0], size])
+            table, (whole, _) = holder.describe(), modules.split_part(name)
+            _, how, file, _, stored = table.loc[table["module"] == whole, told].iloc[0]
+            rows.append([holder.label, name, how, file, holder.shape(name) or "", stored, size])
         return pd.DataFrame(rows, columns=["from", *told, "‖·‖"])
 
     @property

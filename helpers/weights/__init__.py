@@ -1,16 +1,15 @@
 """Files on disk → the weights W of a model and the updates ΔW of an adapter. Knows files; no statistics."""
 
 from helpers.weights.base import Base, open_base
-from helpers.weights.compared import Compared
-from helpers.weights.formats import open_update
+from helpers.weights.formats.recognise import open_update
 from helpers.weights.modules import match
-from helpers.weights.tensors import NoSuchModule, WeightsError
+from helpers.weights.tensors import IsModel, NoSuchModule, WeightsError
 from helpers.weights.updates import Dense, LowRank, Updates
 
 __all__ = [
     "Base",
-    "Compared",
     "Dense",
+    "IsModel",
     "LowRank",
     "NoSuchModule",
     "Updates",

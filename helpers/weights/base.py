@@ -1,20 +1,19 @@
 """The weights of a model: W [out, in] of a module, whatever it is called and however it is stored."""
 
 import re
-import tomllib
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from helpers.paths import resolve
 from helpers.weights import modules, quantised, tensors
+from helpers.weights.architectures import WHOLE, Layout, architecture, gguf_module
 from helpers.weights.tensors import WeightsError, listed
 
 EMBEDDINGS = re.compile(r"(.*\.)?(shared|embed_tokens|wte|word_embeddings?|tok_embeddings|tokens_embed|embed_in)")
 HAS_HEAD = re.compile(r"LMHead|CausalLM|MaskedLM|ForConditional|PreTraining|MTModel|DoubleHeads")
-IN_BLOCK = {"Q2_K": 16, "Q3_K": 16, "Q6_K": 16}  # numbers of a row that share a scale in a GGUF; of other types 32
+# Numbers of a row that share a scale in a GGUF; of other types 32.
+IN_BLOCK = dict.fromkeys(("Q2_K", "Q3_K", "Q6_K", "NVFP4", "IQ1_M", "IQ2_S", "IQ2_XS"), 16)
+IN_BLOCK |= {"TQ1_0": 256, "TQ2_0": 256}
 
 
 def open_base(path):
@@ -22,7 +21,7 @@ def open_base(path):
 
     Raises WeightsError: one sentence that says what was found, where, and what to do.
     """
-    return Base(resolve(path))
+    return Base(tensors.existing(path))
 
 
 class Base:
@@ -33,24 +32,23 @@ class Base:
 
     def __init__(self, path, config=None):
         self.path, self.label = path, path.name
-        adapted = (path / "adapter_config.json").exists() and not list(path.glob("model*.safetensors*"))
+        of_peft = path if path.is_file() else path / "adapter_config.json"
+        adapted = of_peft.name == "adapter_config.json" and of_peft.exists() and not [*path.glob("model*.safetensors*")]
         self.store = tensors.Store() if adapted else tensors.open_model(path)  # an adapter is not opened, only refused
         beside = (path if path.is_dir() else path.parent) / "config.json"
         self.config = tensors.read_json(beside) if beside.exists() else config or {}
         self.files = [*self.store.files, *([beside] if beside.exists() else [])]
         self._parts = {key: value for key, value in self.config.items() if isinstance(value, dict)}
         self._settings = self._parts.get("quantization_config", {})
-        self._kind = str(self.store.fields.get("general.architecture", self.config.get("model_type") or ""))
-        if self._kind not in _table():
-            self._kind = self._kind_by_shape() or self._kind
+        self.layout = Layout(self.config, self.store.fields, self.store, self.label)
         self._tensors, self._refused, self._tied, self.left_out = {}, {}, None, {}
         for key in self.store:
             self._sort(key)
         adapted = adapted or self.store.fields.get("general.type") == "adapter"
-        if adapted or (not self._tensors and any("lora" in key for key in self.store)):
+        if adapted or (not self._tensors and any(re.search("lora|hada_|lokr_|ia3_", key) for key in self.store)):
             raise WeightsError(f"{path} is an adapter, not a model: give it among the adapters, and its model as base")
-        if self.store.fields and not architecture(self._kind).get("gguf"):
-            kind = f"{self._kind!r}, which has no row in architectures.toml"
+        if self.store.fields and not architecture(self.layout.kind).get("gguf"):
+            kind = f"{self.layout.kind!r}, which has no row in architectures.toml"
             raise WeightsError(f"{path} is a GGUF of {kind}: give the model as safetensors")
         if not self._tensors:
             raise WeightsError(f"{path} holds no weight matrices, but {listed(self.store)}: give a model with them")
@@ -61,7 +59,15 @@ class Base:
         return sorted(self._tensors)
 
     def find(self, module):
-        """Full name of `module`: a full name, an unambiguous suffix, or a GGUF's own name. See `modules.find`."""
+        """Full name of `module`: a full name, an unambiguous suffix, or a GGUF's own name. See `modules.find`.
+
+        What stands in brackets after it, a part or a head as in `qkv_proj[q, head 3]`, is part of the name.
+        """
+        name, cut = self._place(module)
+        return name + cut.text
+
+    def _whole(self, module):
+        """Full name of a module, without a part of it."""
         if module in self._tensors:
             return module
         held = [f"{module}.{end} {self.store[f'{module}.{end}'].shape}" for end in self.store.ends.get(module, ())]
@@ -73,11 +79,8 @@ class Base:
 
     def shape(self, module):
         """(out, in) of the weight of `module`, without reading it; None of one that cannot be read."""
-        name = self.find(module)
-        if name in self._refused:
-            return None
-        shape = self._tensors[name].shape
-        return shape[::-1] if self._transposed(name) else shape
+        name, cut = self._place(module)
+        return None if name in self._refused else cut.shape(self._shape(name))
 
     def kind(self, module):
         """The type that the weight of `module` is stored as, such as "BF16" or "Q4_1"."""
@@ -91,7 +94,10 @@ class Base:
         """
         tensor = self._tensor(module)
         weight = tensor.read()
-        weight *= quantised.scale_of(tensor, self.store, self._settings)
+        with np.errstate(over="ignore"):
+            weight *= quantised.scale_of(tensor, self.store, self._settings)
+        if not np.isfinite(weight).all():
+            raise WeightsError(f"{tensor.key} in {tensor.file} times its scale has no room in float32: it is damaged")
         return self._turned(module, weight)
 
     def round_off(self, module):
@@ -123,18 +129,8 @@ class Base:
 
     def rounding(self, module):
         """The most, in the Frobenius norm, that storing the weight of `module` may have changed; as good as `steps`."""
-        return float(np.linalg.norm(self.steps(module)) / 2)
-
-    def has_transposed(self):
-        """Whether a config.json says of what architecture this is, and some of its weights are stored as [in, out]."""
-        return any(architecture(kind).get("transposed") for kind in self._kinds_of(""))
-
-    def renamed(self, module):
-        """A module's name in this architecture, where another release of its library writes a different one."""
-        for kind in self._kinds_of(""):
-            for old, new in architecture(kind).get("renamed", {}).items():
-                module = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, module)
-        return module
+        with np.errstate(over="ignore"):
+            return float(np.linalg.norm(self.steps(module)) / 2)
 
     def name(self):
         """What the model calls itself: in its config, in a GGUF's header, or in a hub's cache; else its directory."""
@@ -143,27 +139,24 @@ class Base:
         return str(given or (cached or [(self.path if self.path.is_dir() else self.path.parent).name])[-1])
 
     def describe(self):
-        """DataFrame, one row a module: how it is read, or why not; and what else the files hold."""
-        told = sorted(self._tensors.items())
-        rows = [[name, self._how(name), t.file.name, t.key, self.shape(name) or "", t.kind] for name, t in told]
-        rows += [[name, f"left out: {why}", "", "", "", ""] for name, why in self.left_out.items()]
-        return pd.DataFrame(rows, columns=["module", "how it is read", "file", "key", "[out, in]", "stored as"])
-
-    def _kind_by_shape(self):
-        """Of an unknown architecture: GPT-2's, if its three projections stand side by side as they do there."""
-        sides = [tensor.shape for key, tensor in self.store.items() if key.endswith("attn.c_attn.weight")]
-        for kind, (one, other) in {"gpt2": (0, 1), "nanogpt": (1, 0)}.items():  # which stores them as [out, in]
-            if sides and all(len(side) == 2 and side[other] == 3 * side[one] for side in sides):
-                return kind
-        return ""
+        """DataFrame, one row a module: how it is read, or why not, and its parts; and what else the files hold."""
+        rows = []
+        for name, tensor in sorted(self._tensors.items()):
+            shape = self.shape(name)
+            parts = " ".join(f"[{part}]" for part in self.layout.parts(name, shape))
+            rows.append([name, self._how(name), tensor.file.name, tensor.key, shape or "", tensor.kind, parts])
+        rows += [[name, f"left out: {why}", "", "", "", "", ""] for name, why in self.left_out.items()]
+        columns = ["module", "how it is read", "file", "key", "[out, in]", "stored as", "parts"]
+        return pd.DataFrame(rows, columns=columns)
 
     def _sort(self, key):
         """Put one tensor among the modules, the refused ones, or what is left out."""
         stem, _, end = key.rpartition(".")
         tensor, shape, name = self.store[key], self.store[key].shape, self._named(stem)
         if found := quantised.refusal(key, self.store, self._settings):
-            self._tensors.setdefault(modules.plain(found[0]), tensor)
-            self._refused.setdefault(modules.plain(found[0]), found[1])
+            name = self._named(found[0]) or modules.plain(found[0])
+            self._tensors.setdefault(name, tensor)
+            self._refused.setdefault(name, found[1])
         elif end != "weight" or not stem or ".lora_" in key or (len(shape) < 2 and 0 not in shape):
             return
         elif not name:
@@ -175,32 +168,48 @@ class Base:
             raise WeightsError(f"{self.path} holds {self._tensors[name].key} and {key}, one module: remove one")
         else:
             self._tensors[name] = tensor
-            if not self._kind and _is_conv1d(stem, ["gpt2"]) and shape[0] == shape[1]:
+            if not self.layout.kind and Layout({"model_type": "gpt2"}).transposed(stem) and shape[0] == shape[1]:
                 self._refused[name] = "not read: it may be stored as [in, out], and no config.json beside it tells"
 
     def _tensor(self, module):
         """The tensor of a module's weight. Raises WeightsError for one that cannot be read."""
-        name = self.find(module)
+        name, _ = self._place(module)
         if name in self._refused:
             raise WeightsError(f"{name} of {self.path} is {self._refused[name]}")
         return self._tensors[name]
 
     def _turned(self, module, stored):
-        """A stored matrix as [out, in], with the rows of GGUF's heads in Hugging Face's order."""
-        name = self.find(module)
-        if heads := self._permuted_heads(name):
-            stored = stored.reshape(heads, len(stored) // heads // 2, 2, -1).swapaxes(1, 2).reshape(stored.shape)
-        return stored.T if self._transposed(name) else stored
+        """Of a stored matrix the part that is asked for, [out, in], with a GGUF's rows in Hugging Face's order."""
+        name, cut = self._place(module)
+        order = self.layout.order(name, len(stored))
+        ordered = stored if order is None else stored[order]
+        return cut(ordered.T if self.layout.transposed(name) else ordered)
 
-    def _transposed(self, name):
-        return not self.store.fields and _is_conv1d(name, self._kinds_of(name))
+    def _place(self, module):
+        """(name of a module, the Cut of it that stands in brackets after it)."""
+        stem, part = (module, "") if module in self._tensors else modules.split_part(module)
+        name = self._whole(stem)
+        return name, WHOLE if name in self._refused else self.layout.cut(name, self._shape(name), part)
+
+    def _shape(self, name):
+        """(out, in) of a whole module."""
+        shape = self._tensors[name].shape
+        return shape[::-1] if self.layout.transposed(name) else shape
+
+    def _named(self, stem):
+        """A module by its name in the file; None for one of a GGUF that no row knows."""
+        return gguf_module(self.layout.kind, stem) if self.store.fields else modules.plain(stem)
 
     def _how(self, name):
         if name in self._refused:
             return self._refused[name]
         key = self._tensors[name].key
-        how = ["transposed, as [in, out] is stored"] if self._transposed(name) else []
-        how += ["rows of each head put back in order"] if self._permuted_heads(name) else []
+        how = ["transposed, as [in, out] is stored"] if self.layout.transposed(name) else []
+        try:
+            reordered = self.layout.order(name, self._shape(name)[0]) is not None
+        except WeightsError as error:
+            return f"not read: {error}"
+        how += ["rows put back in Hugging Face's order"] if reordered else []
         how += [f"tied to {key.removesuffix('.weight')}, whose weight it shares"] if name == self._tied else []
         how += [f"times {scale.rpartition('.')[2]}" for scale in quantised.scales(key, self.store)]
         return "; ".join(how) or "as stored"
@@ -208,7 +217,7 @@ class Base:
     def _tie_head(self):
         """The output layer that has no tensor of its own is the embedding, unless the config says otherwise."""
         inner, settings = self._parts.get("decoder", {}), {**self._parts.get("text_config", {}), **self.config}
-        kind, prefix, named = self._kind, "", self.config.get("architectures")
+        kind, prefix, named = self.layout.kind, "", self.config.get("architectures")
         if inner.get("model_type"):
             settings, kind, prefix, named = {**settings, **inner}, str(inner["model_type"]), "decoder.", None
         classes = " ".join(map(str, named)) if isinstance(named, list) else str(named or "LMHead")
@@ -217,54 +226,11 @@ class Base:
         for mark in ("shared", "decoder"):
             found = [name for name in found if mark in name.split(".")] or found
         part = tensors.SHARD.search(self.store.files[0].stem) or not HAS_HEAD.search(classes)
-        if not kind or part or head in self.modules() or len(found) != 1:
+        held = any(f".{name}".endswith(f".{head}") for name in self._tensors)
+        if not kind or part or held or len(found) != 1:
             return
         if self.store.fields or settings.get("tie_word_embeddings", architecture(kind).get("tied", True)):
             self._tensors[head], self._tied = self._tensors[found[0]], head
             self._refused |= {head: self._refused[found[0]]} if found[0] in self._refused else {}
         else:
-            self.left_out[head] = "its config says that it is not tied to the embedding, and the files do not hold it"
-
-    def _kinds_of(self, module):
-        """The model types that may own a module: of the part of a composite model whose name it bears, else all."""
-        parts = {key.removesuffix("_config"): part for key, part in self._parts.items()}
-        inner = {name: str(part["model_type"]) for name, part in parts.items() if part.get("model_type")}
-        named = [inner[part] for part in module.split(".") if part in inner]
-        return named[:1] or [self._kind or "unknown", *inner.values()]
-
-    def _named(self, stem):
-        """A module by its name in the file, in a GGUF by the table; None for one that the table does not know."""
-        if not self.store.fields:
-            return modules.plain(stem)
-        number = re.search(r"(?<=\.)\d+(?=\.)", stem)
-        general = stem.replace(f".{number[0]}.", ".{n}.", 1) if number else stem
-        name = architecture(self._kind).get("gguf", {}).get(general)
-        return name and name.replace("{n}", number[0] if number else "")
-
-    def _permuted_heads(self, name):
-        """Number of heads within which a GGUF has reordered the rows of a module; 0 for most."""
-        fields, ends = self.store.fields, architecture(self._kind).get("permuted", {}) if self.store.fields else {}
-        key = next((key for end, key in ends.items() if name.endswith("." + end)), None)
-        if key is None:
-            return 0
-        heads = fields.get(f"{self._kind}.{key}", fields.get(f"{self._kind}.attention.head_count"))
-        if isinstance(heads, list):
-            heads = dict(enumerate(heads)).get(int(name.split(".")[2]))
-        if not isinstance(heads, int) or heads < 1 or self._tensors[name].shape[0] % (2 * heads):
-            raise WeightsError(f"{self.path} does not say how many heads {name} has ({key}): convert it again")
-        return heads
-
-
-@cache
-def _table():
-    return tomllib.loads(Path(__file__).with_name("architectures.toml").read_text(encoding="utf-8"))
-
-
-def architecture(kind):
-    """The row of architectures.toml for a model type, with those that it is `like`; empty for one that has none."""
-    row = _table().get(kind, {})
-    return {**architecture(row["like"]), **row} if "like" in row else row
-
-
-def _is_conv1d(module, kinds):
-    return any(f".{module}".endswith(f".{end}") for kind in kinds for end in architecture(kind).get("transposed", ()))
+            self.left_out[head] = "by config or architecture it is not tied to the embedding, and no file holds it"

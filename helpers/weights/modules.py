@@ -4,24 +4,26 @@ import difflib
 import re
 from collections import Counter
 
+from helpers.weights import architectures
 from helpers.weights.tensors import NoSuchModule, WeightsError, listed
 
-# What projections of attention are called in common architectures.
-ROLES = {
-    **dict.fromkeys(("query", "q_proj", "q_lin", "q", "wq"), "q"),
-    **dict.fromkeys(("key", "k_proj", "k_lin", "k", "wk"), "k"),
-    **dict.fromkeys(("value", "v_proj", "v_lin", "v", "wv"), "v"),
-    **dict.fromkeys(("o_proj", "out_proj", "out_lin", "o", "wo"), "o"),
-}
 # Parts that a wrapper (compiling, distributing, PEFT) puts into names, and that say nothing of the module.
 WRAPPERS = {"_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 ANY_MODEL = {"", "model", "base_model"}  # a class's name for what it wraps; says nothing of which part of a model it is
+
+TOWERS = 10**5  # pairs of towers (see `match`) that are held against each other, which takes a second
 
 
 def plain(name):
     """A module's name without the parts that wrappers put into it."""
     kept = ".".join(part for part in name.split(".") if part not in WRAPPERS) or name
     return kept.removeprefix("base_model.model.") or name
+
+
+def split_part(module):
+    """("….c_attn", "q, head 3") of "….c_attn[q, head 3]"; of a whole module what follows is empty."""
+    found = re.fullmatch(r"(.*?)\s*\[([^][]*)\]", module)
+    return (found[1], found[2].strip()) if found else (module, "")
 
 
 def find(wanted, names, where, more=""):
@@ -53,7 +55,7 @@ def match(base, updates):
     `encoder.layer`): to the one that has more of its modules, in their shapes. Raises WeightsError where no module has
     a counterpart, and where two towers fit equally.
     """
-    rename = getattr(base, "renamed", str)
+    rename = base.layout.renamed if hasattr(base, "layout") else str
     theirs, ours = (_towers(holder.modules(), rename) for holder in (updates, base))
 
     def alike(tower, other):
@@ -63,6 +65,8 @@ def match(base, updates):
         return {rest for rest, different in shapes.items() if len(different - {None}) < 2}
 
     chosen = {tower: tower for tower in theirs.keys() & ours.keys() if theirs[tower].keys() & ours[tower].keys()}
+    if len(theirs.keys() - chosen.keys()) * len(ours) > TOWERS:
+        raise WeightsError(f"names of {updates.label} and {base.label} have too little in common: give its own base")
     ill_fitting = {}
     for degree in (2, 1):
         found = {}
@@ -76,7 +80,9 @@ def match(base, updates):
         chosen |= {tower: best[0] for tower, best in found.items()}
     if not chosen:
         _refuse_rivals(ill_fitting, base, updates)
-        chosen = {tower: best[0] for tower, best in ill_fitting.items()}
+    for tower, best in ill_fitting.items():  # so that reading a module of another shape can say so
+        if tower not in chosen and len(best) == 1 and best[0] not in chosen.values():
+            chosen[tower] = best[0]
     pairs = {ours[o][rest]: theirs[t][rest] for t, o in chosen.items() for rest in theirs[t].keys() & ours[o].keys()}
     if not pairs:
         have = f"the one has {listed(updates.modules())}, the other {listed(base.modules())}"
@@ -86,19 +92,32 @@ def match(base, updates):
 
 def short_name(module):
     """The last part of a module's name, for a sentence or a figure: whatever could act as markup becomes `·`."""
-    return re.sub(r"[^\w-]", "·", _last(module))
+    stem, part = split_part(_last(module))
+    return re.sub(r"[^\w-]", "·", stem) + (f"[{re.sub(r'[^a-z0-9, ]', '·', part)}]" if part else "")
 
 
 def role(module):
-    """What a projection does in attention, by the usual names: "q", "k", "v", "o", or "" for any other."""
-    return ROLES.get(_last(module), "")
+    """What a projection does in attention, by the usual names: "q", "k", "v", "o"; else the part named, or ""."""
+    stem, part = split_part(module)
+    named = part.partition(",")[0]
+    return architectures.role(stem) if not named or named.startswith("head") else named.strip()
 
 
 def query_and_value(module, names):
-    """`module` and, where `names` holds it, the value projection beside it (beside a value projection: the query)."""
-    wanted, parent = "q" if role(module) == "v" else "v", module.rpartition(".")[0]
-    beside = (name for name in names if name.rpartition(".")[0] == parent)
-    return [module, *(name for name in beside if name != module and role(name) == wanted)]
+    """`module` and, where `names` holds it, the value projection beside it (beside a value projection: the query).
+
+    Beside a head the one that it attends with: of grouped heads several queries share one value.
+    """
+
+    def beside(wanted):
+        alike = [(head, name) for name in names for *place, head in [_place(name)] if place == [*own, wanted]]
+        return [name for head, name in sorted(alike) if (head < 0) == (number < 0)]
+
+    (*own, kind, number), wanted = _place(module), "q" if role(module) == "v" else "v"
+    mine, others = beside(kind), beside(wanted)
+    if not others or module not in mine:
+        return [module]
+    return [module, others[mine.index(module) * len(others) // len(mine)]]
 
 
 def every_layer(module, names):
@@ -139,8 +158,9 @@ def _towers(names, rename):
 
 
 def _kinship(one, other):
-    """2: the same parts; 1: the one has the other's parts and more; 0: each has its own."""
-    one, other = (Counter(part for part in tower.split(".") if part not in ANY_MODEL) for tower in (one, other))
+    """2: the same parts; 1: the one has the other's parts and more; 0: each has its own. Those in brackets are none."""
+    told = ([part for part in tower.split(".") if part not in ANY_MODEL and part[0] != "("] for tower in (one, other))
+    one, other = map(Counter, told)
     return 2 if one == other else int(one <= other or one >= other)
 
 
@@ -151,6 +171,13 @@ def _refuse_rivals(found, base, updates):
         if len(fitting) > 1 or rivals:
             could = f"{listed([tower, *rivals])} of {updates.label} could be {listed(fitting)} of {base.label}"
             raise WeightsError(f"names fit in more than one way: {could}; give files whose names agree, or hold one")
+
+
+def _place(name):
+    """(parent of a module, its role, number of its head or −1)."""
+    stem, part = split_part(name)
+    head = re.search(r"head (\d+)", part)
+    return stem.rpartition(".")[0], role(name), int(head[1]) if head else -1
 
 
 def _last(name):

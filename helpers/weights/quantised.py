@@ -36,9 +36,12 @@ def refusal(key, store, settings):
     """
     tensor, (owner, _, end) = store[key], key.rpartition(".")
     module, method = owner.removesuffix(".weight"), settings.get("quant_method")
-    if store.fields or not module or len(tensor.shape) < 2:  # a GGUF is read by its library, whatever the type
+    if not module or len(tensor.shape) < 2:
         return None
     weight = f"{module}.weight"
+    if store.fields:  # a GGUF is read by its library, whatever the type
+        beside = key == weight and f"{module}.scale" in store
+        return (module, f"not read: {module}.scale stands beside it; {WAY_OUT}") if beside else None
     if key == weight:
         plain = _understood(weight, store, method)
     else:
@@ -46,9 +49,10 @@ def refusal(key, store, settings):
     if plain:
         return None
     method = method or next((by for mark, by in MARKS.items() if f"{module}.{mark}" in store), "")
-    beside = listed(other for other in store.ends[owner] if other != end) if len(store.ends[owner]) > 1 else "no scale"
+    ends = store.ends[owner]
+    beside = f"among {listed(ends)}" if len(ends) > 1 else "beside no scale"
     by = f" by {method}" if method else ""
-    return module, f"not read: it is quantised or packed{by}, {end} is {tensor.kind}, beside {beside}; {WAY_OUT}"
+    return module, f"not read: it is quantised or packed{by}, {end} is {tensor.kind}, {beside}; {WAY_OUT}"
 
 
 def _understood(weight, store, method):

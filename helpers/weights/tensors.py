@@ -5,17 +5,22 @@ Never unpickles anything, and opens nothing but the files that a directory, or a
 
 import fnmatch
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from helpers.paths import resolve
+
 BLOCK = 2**18  # numbers read at a time
+# More than any real file has; what costs more than the square of a length, or memory, stays bounded by them.
+NAME, MESSAGE, JSON_BYTES, JSON_DEPTH, GGUF_ITEMS = 500, 4000, 2**25, 100, 2**22
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 OF_TRAINING = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")  # pickles that hold no weights
 # Turns a state dict into safetensors; `weights_only` keeps it from running code.
@@ -29,6 +34,7 @@ INDEX = ".safetensors.index.json"
 # is stale beside it; diffusers its index before a single file.
 TAKEN = (
     *("model.safetensors", f"model{INDEX}", f"diffusion_pytorch_model{INDEX}", "diffusion_pytorch_model.safetensors"),
+    "adapters.safetensors",
     *(f"*{INDEX}", "*.safetensors", "*.gguf"),
 )
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -48,11 +54,17 @@ class WeightsError(ValueError):
 
     def __init__(self, message):
         # Names come out of files: what could end the line or move a terminal's cursor becomes `·`.
-        super().__init__("".join(letter if letter.isprintable() else "·" for letter in str(message)))
+        told, half = str(message), MESSAGE // 2
+        told = told if len(told) <= MESSAGE else f"{told[:half]} … {told[-half:]}"
+        super().__init__("".join(letter if letter.isprintable() else "·" for letter in told))
 
 
 class NoSuchModule(WeightsError):
     """A name that fits no module, or several; the message lists candidates."""
+
+
+class IsModel(WeightsError):
+    """A whole model where what fine-tuning added was asked for, and no base to tell."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +82,23 @@ class Tensor:
         """Unit round-off of its numbers as stored; None for integers, and for those of blocks with a scale."""
         return PLAIN[self.kind][0] if self.kind in PLAIN else None
 
+    def transposed(self):
+        """The Tensor that reads as the transpose of this one."""
+        return self.seen(self.shape[::-1], np.transpose)
+
+    def seen(self, shape, turned):
+        """The Tensor of this shape that reads as `turned(numbers)` of those of this one."""
+        return replace(self, shape=shape, reader=lambda _: turned(self.reader(self)))
+
     def read(self):
-        """The numbers, float32, or float64 if stored so. Raises WeightsError for NaN, Inf, and damaged files."""
-        with _readable(f"{self.key} cannot be read from {self.file}"):
+        """The numbers, float32, or float64 if stored so. Raises WeightsError for NaN, Inf, and damaged files.
+
+        Nor does it give what float32 has no room for, so that products of them have room in float64.
+        """
+        with _readable(f"{self.key} cannot be read from {self.file}"), np.errstate(all="ignore"):
             found = self.reader(self)
-        if not np.isfinite(found).all():
+            whole = np.isfinite(found.astype(np.float32, copy=False)).all()
+        if not whole:
             raise WeightsError(f"{self.key} in {self.file} holds NaN or Inf: training diverged, or the file is damaged")
         return found
 
@@ -82,26 +106,40 @@ class Tensor:
 class Store(dict):
     """{name: Tensor} of a model or adapter. files: what was opened. fields: of a GGUF, {key: value}; else empty.
 
-    ends: {module: the last parts of the names of its tensors}.
+    ends: {module: the last parts of the names of its tensors}. metadata: {key: text} of a safetensors file's header.
     """
 
-    def __init__(self, tensors=(), files=(), fields=None):
+    def __init__(self, tensors=(), files=(), fields=None, metadata=None):
         super().__init__(tensors)
-        self.files, self.fields, self.ends = list(files), fields or {}, {}
+        self.files, self.fields, self.ends, self.metadata = list(files), fields or {}, {}, metadata or {}
+        if long := next((name for name in self if len(name) > NAME), None):
+            told = f"has a name of {len(long)} characters, {long[:50]!r} …, where {NAME} are the most that is read"
+            raise WeightsError(f"{self.files[0]} {told}: it is damaged, download it again")
         for module, _, end in (name.rpartition(".") for name in self):
             self.ends.setdefault(module, []).append(end)
 
 
-def open_model(path):
-    """The Store of a model: a safetensors or GGUF file, or a directory with one, as loaders expect it."""
-    if not path.exists():
+def existing(path):
+    """A path that a user gave, absolute. Raises WeightsError where nothing is there."""
+    with _readable(f"{path} cannot be looked for"):
+        place = resolve(path)
+        there = place.exists()
+        if place.is_dir():
+            list(place.iterdir())  # which may not be allowed
+    if not there:
         raise WeightsError(
-            f"{path} does not exist: expected weights, or a directory with them (relative paths start at the "
+            f"{place} does not exist: expected weights, or a directory with them (relative paths start at the "
             "repository's root; nothing is downloaded, so download a model from a hub first)"
         )
-    if path.is_file():
+    return place
+
+
+def open_model(path):
+    """The Store of a model: a safetensors or GGUF file, or a directory with one, as loaders expect it."""
+    if not path.is_dir():
         return open_file(path)
-    names = sorted(file.name for file in path.iterdir())
+    with _readable(f"{path} cannot be looked into"):
+        names = sorted(file.name for file in path.iterdir())
     found = next(filter(None, (fnmatch.filter(names, form) for form in TAKEN)), [])
     if len(found) == 1 and not SHARD.search(Path(found[0]).stem):
         return open_file(path / found[0])
@@ -131,43 +169,64 @@ def open_file(file):
 
 def read_json(file):
     """The object in a JSON file. Raises WeightsError for what is none."""
-    with _readable(f"{file} is not readable JSON"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+    with _readable(f"{file} is not readable JSON", file):
+        if file.stat().st_size > JSON_BYTES:
+            raise ValueError(f"it has more than {JSON_BYTES} bytes")
+        text = file.read_text(encoding="utf-8")
+    return parse_json(text, file)
+
+
+def parse_json(text, where):
+    """The object in a text of JSON. Raises WeightsError for what is none."""
+    with _readable(f"{where} is not readable JSON"):
+        content = json.loads(text)
+        if _depth(content) > JSON_DEPTH:
+            raise ValueError(f"it is nested more than {JSON_DEPTH} deep")
     if not isinstance(content, dict):
-        raise WeightsError(f"{file} holds a JSON {type(content).__name__}: expected an object; save it again")
+        raise WeightsError(f"{where} holds a JSON {type(content).__name__}: expected an object; save it again")
     return content
 
 
 def listed(names):
     """Some names in words, the first six of many."""
-    names = list(names)
+    names = names if isinstance(names, list) else list(names)
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(repr(name) for name in names[:6]) + more
 
 
 @contextmanager
-def _readable(what):
-    """Whatever a library raises over a file that is damaged, as one sentence."""
+def _readable(what, file=None):
+    """Whatever a library raises over a file that is damaged, or is a pipe or a device, as one sentence."""
     try:
+        if file and not file.is_file():
+            raise OSError("it is no file, or a link to none")
         yield
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{what} ({error}): download or save it again") from error
 
 
+def _depth(content):
+    """How deep lists and objects stand in each other."""
+    inside = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return 1 + max(map(_depth, inside), default=0)
+
+
 def _open_safetensors(file):
-    with _readable(f"{file} is not a readable safetensors file"), safe_open(file, framework="pt") as handle:
+    with _readable(f"{file} is not a readable safetensors file", file), safe_open(file, framework="pt") as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118, no dict
         told = {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
-    return Store({name: Tensor(name, file, *each, _read_safetensors) for name, each in told.items()}, [file])
+        metadata = handle.metadata()
+    held = {name: Tensor(name, file, *each, _read_safetensors) for name, each in told.items()}
+    return Store(held, [file], metadata=metadata)
 
 
 def _open_shards(index):
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
         raise WeightsError(f"{index} has no weight_map from tensors to files: download it again")
-    shards = {}
+    shards, beside = {}, {file.name for file in index.parent.iterdir()}
     for name, shard in places.items():
-        if Path(shard).name != shard or not (index.parent / shard).is_file():
+        if shard not in beside:
             raise WeightsError(f"{index} names the shard {shard!r}, which is not beside it: download the missing shard")
         if shard not in shards:
             shards[shard] = _open_safetensors(index.parent / shard)
@@ -179,7 +238,7 @@ def _open_shards(index):
 
 def _read_safetensors(tensor):
     """In blocks of rows: the file's pages are let go of after each, so that little more than the result is held."""
-    if tensor.kind not in (*PLAIN, "I8"):
+    if tensor.kind not in (*PLAIN, "I8") and math.prod(tensor.shape) != 1:  # one number, such as an alpha, may be whole
         raise ValueError(f"numbers stored as {tensor.kind} are not read")
     whole = np.empty(tensor.shape, np.float64 if tensor.kind == "F64" else np.float32)
     flat, step = np.atleast_1d(whole), max(1, BLOCK // max(1, whole[:1].size if whole.ndim else 1))
@@ -203,16 +262,29 @@ def _open_gguf(file):
             return super()._get(offset, dtype, count, override_order)
 
         def _get_field_parts(self, orig_offs, raw_type):
-            if raw_type == GGUFValueType.ARRAY and self._get(orig_offs + 4, np.uint64)[0] > len(self.data) - orig_offs:
-                raise ValueError("its header counts more items than it has bytes")
-            return super()._get_field_parts(orig_offs, raw_type)
+            """A list of numbers is one part, not one for each; a list of texts, as of a vocabulary, is passed over."""
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, count = self._get(orig_offs, np.uint32)[0], int(self._get(orig_offs + 4, np.uint64)[0])
+            start, plain = orig_offs + 12, self.gguf_scalar_to_np.get(kind)
+            if count > GGUF_ITEMS or not (plain or kind == GGUFValueType.STRING):
+                raise ValueError(f"its header has a list of {count} items of type {kind}, which is not read")
+            if plain:
+                numbers = self._get(start, plain, count)
+                return 12 + numbers.nbytes, [numbers], [0], [GGUFValueType.ARRAY, GGUFValueType(kind)]
+            for _ in range(count):
+                start += 8 + int.from_bytes(self.data[start : start + 8].tobytes(), "little")
+            self._get(start, np.uint8, 0)
+            return start - orig_offs, [], [], []
 
     def read(tensor):
         data, kind = held[tensor.key].data, held[tensor.key].tensor_type
         return np.array(data if data.dtype == np.float64 else dequantize(data, kind)).reshape(tensor.shape)
 
-    with _readable(f"{file} is not a readable GGUF file"), np.errstate(over="raise"):
+    with _readable(f"{file} is not a readable GGUF file", file), np.errstate(over="raise"):
         reader = Bounded(file)
+        if reader.byte_order == "S":
+            raise ValueError("its numbers are in the byte order of other machines, which is not read")
         told = {name: field for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
         fields = {name: field.contents() for name, field in told.items() if field.types}
     held = {tensor.name: tensor for tensor in reader.tensors}

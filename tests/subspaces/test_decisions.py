@@ -67,7 +67,7 @@ class Factors(Updates):
         super().__init__(Path(name))
         self.factors, self.shapes = factors, {module: (len(b), a.shape[1]) for module, (b, a, _) in factors.items()}
 
-    def read(self, name, of_base):
+    def read(self, name, of_base, cut):
         b, a, _ = self.factors[name]
         return LowRank(a, b, 1.0, 2.0**-24)
 

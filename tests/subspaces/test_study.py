@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from scipy import linalg
 
 from helpers.parameters import SubspaceSimilarity
-from helpers.subspaces import atlas, chance, directions, haar, inputs, nulls, study
-from helpers.weights import WeightsError, compared, open_base
+from helpers.subspaces import atlas, chance, compared, directions, haar, inputs, nulls, study
+from helpers.weights import WeightsError, open_base
 from tests.conftest import MODULE
 
 D, TOP, J = 24, 6, 3

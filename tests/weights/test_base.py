@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import weights
-from tests.weights.building import MODELS, Q, gguf_model, interleaved, llama, refused, write
+from tests.weights.building import EYES, MODELS, Q, composite, gguf_model, interleaved, llama, refused, write
 
 WAY_OUT = "give the original, unquantised model, or dequantise"
 
@@ -104,6 +104,28 @@ def test_a_model_without_a_head_gets_none(tmp_path, name):
     assert not {"lm_head", "cls.predictions.decoder"} & set(weights.open_base(tmp_path).modules())
 
 
+def test_a_reader_of_handwriting_has_its_tied_head_under_its_own_name(tmp_path):
+    size = {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "vocab_size": 60}
+    model = composite(
+        *("VisionEncoderDecoderModel", "VisionEncoderDecoderConfig"), ("ViTConfig", EYES), ("TrOCRConfig", size)
+    )()
+    model.save_pretrained(tmp_path)
+    weight = weights.open_base(tmp_path).weight("decoder.output_projection")
+    np.testing.assert_array_equal(weight, model.decoder.output_projection.weight.detach())
+
+
+def test_a_head_that_lies_in_the_text_tower_is_no_tied_one(tmp_path):
+    """Files of LLaVA call it language_model.lm_head, and their configs may leave open whether it is tied."""
+    tower = f"language_model.{Q}"
+    head, *others = (torch.randn(6, 4, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    names = ("language_model.lm_head", "language_model.model.embed_tokens", tower)
+    held = {f"{name}.weight": tensor for name, tensor in zip(names, (head, *others), strict=True)}
+    config = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": {"n": 1}}
+    base = weights.open_base(write(tmp_path, held, config))
+    assert base.find("lm_head") == "language_model.lm_head" and not base.left_out
+    np.testing.assert_array_equal(base.weight("lm_head"), head)
+
+
 @pytest.mark.parametrize("where", ["tie_word_embeddings", "text_config"])
 def test_a_head_that_is_neither_tied_nor_in_the_file_is_refused(tmp_path, where):
     llama(tie_word_embeddings=True).save_pretrained(tmp_path)
@@ -111,7 +133,7 @@ def test_a_head_that_is_neither_tied_nor_in_the_file_is_refused(tmp_path, where)
     untied = {"tie_word_embeddings": False}
     config.pop("tie_word_embeddings")
     (tmp_path / "config.json").write_text(json.dumps(config | (untied if where in untied else {where: untied})))
-    refused(lambda: weights.open_base(tmp_path).weight("lm_head"), "lm_head", "not tied", "do not hold it")
+    refused(lambda: weights.open_base(tmp_path).weight("lm_head"), "lm_head", "not tied", "no file holds it")
 
 
 # ------------------------------------------------------------------ quantised

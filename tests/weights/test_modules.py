@@ -124,6 +124,13 @@ def test_a_resized_module_still_matches_so_that_reading_it_can_say_so(ours, thei
     assert match(Holder([ours]), Holder([theirs], {theirs: (9, 4)})) == {ours: theirs}
 
 
+def test_a_resized_head_under_another_prefix_matches_beside_layers_that_fit():
+    ours, theirs = ([f"{tower}.0.q", head] for tower, head in (("a.layers", "a.lm_head"), ("layers", "lm_head")))
+    assert match(Holder(ours), Holder(theirs, {"lm_head": (9, 4)})) == dict(zip(ours, theirs, strict=True))
+    twice = [*ours, "b.lm_head"]
+    assert match(Holder(twice), Holder(theirs, {"lm_head": (9, 4)})) == {ours[0]: theirs[0]}
+
+
 def test_modules_without_a_number_match_one_to_one():
     ours = ["pooler.dense", "classifier.dense", "language_model.lm_head"]
     theirs = ["bert.pooler.dense", "classifier.dense", "lm_head"]

@@ -22,6 +22,7 @@ KINDS = {
     "dora": {"use_dora": True},
     "dora, rslora": {"use_dora": True, "use_rslora": True, **PATTERNS},
     "gaussian, with biases": {"init_lora_weights": "gaussian", "bias": "lora_only"},
+    "mica": {"init_lora_weights": "mica"},
 }
 CASES = [(name, "plain") for name in MODELS]
 CASES += [(name, kind) for name in ("llama", "bert", "gpt2", "vit-gpt2") for kind in list(KINDS)[1:]]
@@ -96,6 +97,15 @@ def test_scale(tmp_path, config, scale):
     assert updates.update("q_proj").scale == pytest.approx(scale)
 
 
+@pytest.mark.parametrize(
+    "part", ["_orig_mod.self_attn", r"_orig_mod\.self_attn", r"\d+._orig_mod.self_attn", "self_attn"]
+)
+def test_patterns_may_name_a_wrapper_as_the_file_does(tmp_path, part):
+    name = Q.replace(".self_attn", "._orig_mod.self_attn")
+    config = {"r": 99, "rank_pattern": {f"{part}.q_proj": 2}, "alpha_pattern": {f"{part}.q_proj": 20}}
+    assert weights.open_update(adapter(tmp_path, name, config=config)).update(Q).scale == 20 / 2
+
+
 def test_keys_absent_from_the_config_take_pefts_defaults(tmp_path):
     (adapter(tmp_path, Q, r=8) / CONFIG).write_text("{}")
     assert weights.open_update(tmp_path).update(Q).scale == 1
@@ -146,7 +156,7 @@ def test_untrained_a_that_cannot_be_right(tmp_path):
     write(place, {"another.lora_A.weight": torch.ones(2, 8)}, file="untrained_A.safetensors")
     assert weights.open_update(place).untrained_a(Q) is None
     write(place, {f"{Q}.lora_A.weight": torch.ones(2, 7)}, file="untrained_A.safetensors")
-    refused(lambda: weights.open_update(place).untrained_a(Q), "is (2, 7), but the trained one is (2, 8)")
+    refused(lambda: weights.open_update(place).untrained_a(Q), "is (2, 7), but the trained is (2, 8)")
     write(place, {f"{Q}.lora_A.weight": torch.full((2, 8), torch.nan)}, file="untrained_A.safetensors")
     refused(lambda: weights.open_update(place).untrained_a(Q), "NaN")
 
@@ -175,7 +185,7 @@ def test_dora_without_magnitudes_or_with_others_is_refused(tmp_path):
     refused(lambda: weights.open_update(bare, base).update(Q), "no lora_magnitude_vector", "save it again")
     short = {f"base_model.model.{Q}.lora_magnitude_vector": torch.ones(5)}
     place = adapter(tmp_path / "short", Q, config={"use_dora": True}, more=short)
-    refused(lambda: weights.open_update(place, base).update(Q), "5 magnitudes", "8 rows")
+    refused(lambda: weights.open_update(place, base).update(Q), "5 magnitudes", "(8, 8)")
     whole = {f"base_model.model.{Q}.lora_magnitude_vector": torch.ones(8, dtype=torch.int8)}
     place = adapter(tmp_path / "whole", Q, config={"use_dora": True}, more=whole)
     refused(lambda: weights.open_update(place, base), "no LoRA factors", "lora_magnitude_vector is stored as I8")
@@ -183,7 +193,7 @@ def test_dora_without_magnitudes_or_with_others_is_refused(tmp_path):
 
 # ------------------------------------------------------------------ what stands beside the factors
 OTHERS = {
-    "embed.lora_embedding_A": (torch.ones(2, 9), "embedding"),
+    "embed.lora_embedding_A": (torch.ones(2, 9), "has no lora_A"),
     "embed.lora_magnitude_vector": (torch.ones(9), "incomplete"),
     "classifier.weight": (torch.ones(2, 8), "saved whole"),
     "classifier.modules_to_save.default.weight": (torch.ones(2, 8), "saved whole"),
@@ -251,11 +261,11 @@ INITS = {"pissa_niter_4": CONVERTED, "olora": CONVERTED, "lora_ga": CONVERTED, "
         ({"init_lora_weights": ["x"]}, ["['x']", "train without it"]),
         ({"kasa_config": {"beta": 1}}, ["uses kasa_config"]),
         ({"layer_replication": [[0, 2], [1, 3]]}, ["uses layer_replication"]),
-        ({"peft_type": "ADALORA"}, ["ADALORA adapter: only LORA"]),
-        ({"peft_type": ["LORA"]}, ["only LORA"]),
+        ({"peft_type": "ADALORA"}, ["ADALORA adapter", "only 'LORA'"]),
+        ({"peft_type": ["LORA"]}, ["only 'LORA'"]),
         ({"r": 0}, ["r = 0"]),
         *(({"r": bad}, ["r of", repr(bad), "expected a number"]) for bad in ("2", None, True, [2])),
-        ({"r": 8}, ["A (2, 8) and B (8, 2)", "its config says r = 8"]),
+        ({"r": 8}, ["A (2, 8) and B (8, 2)", "the config says r = 8"]),
         *(
             ({"lora_alpha": bad}, ["lora_alpha of", f"{bad!r}", "expected a number"])
             for bad in ("16", math.nan, 10**400)
@@ -316,12 +326,8 @@ def test_directories_without_an_adapter_of_their_own_are_refused(tmp_path, files
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("lora_unet_x.lora_down.weight", "kohya"),
-        ("unet.x.lora.up.weight", "diffusers' older"),
-        ("x.hada_w1_a", "LoHa"),
-        ("x.lokr_w1", "LoKr"),
-        ("x.lora_a", "mlx-lm"),
-        ("transformer.x.lora_A.weight", "without its adapter_config.json"),
+        ("base_model.model.x.lora_A.weight", "without its adapter_config.json"),
+        ("base_model.model.x.hada_w1_a", "without its adapter_config.json"),
         ("x.lora_A.default.weight", "without its adapter_config.json"),
         ("x.lora_A", "loralib"),
         ("x.ia3_l", "IA3"),
@@ -345,6 +351,17 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(tmp_path):
     refused(lambda: narrow.update(Q), "narrow adds a 8 × 6 matrix", "base has 8 × 8")
     turned = weights.open_update(adapter(tmp_path / "turned", Q, config={"fan_in_fan_out": True}), base)
     refused(lambda: turned.update(Q), "put the model's config.json beside")
+    write(tmp_path / "base", {f"{Q}.weight": torch.ones(8, 8)}, {"model_type": "llama"})  # which turns nothing
+    known = weights.open_update(tmp_path / "turned", weights.open_base(tmp_path / "base"))
+    tensors = load_file(tmp_path / "turned" / FILE)
+    a, b = (tensors[f"base_model.model.{Q}.lora_{factor}.weight"].double().numpy() for factor in "AB")
+    np.testing.assert_allclose(known.delta(Q), 2 * b @ a, atol=1e-6)
+
+
+def test_a_pattern_may_repeat_as_much_as_a_name_of_its_length_allows(tmp_path):
+    pattern = r".*\.layers\.\d+\..*\.(q|k)_proj.*"
+    found = weights.open_update(adapter(tmp_path, Q, config={"alpha_pattern": {pattern: 6}}))
+    assert found.update(Q).scale == 3
 
 
 @pytest.mark.parametrize(

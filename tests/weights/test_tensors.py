@@ -3,7 +3,6 @@ import shlex
 import struct
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from helpers import weights
 from helpers.weights import WeightsError, tensors
-from tests.weights.building import gguf_model, refused, write
+from tests.weights.building import bounded, gguf_model, refused, write
 
 KINDS = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
@@ -171,7 +170,7 @@ def test_a_damaged_gguf_is_refused_at_once_wherever_it_is_damaged(tmp_path, rng)
     """Cut anywhere, or with a huge number anywhere in its header: a WeightsError, or still readable."""
     file = tmp_path / "m.gguf"
     gguf_model(file, {"blk.0.attn_q.weight": rng.standard_normal((8, 32))}, "Q8_0", ARCH__list=[1, 2, 3], name="tiny")
-    whole, start, refusals = file.read_bytes(), time.monotonic(), 0
+    whole, refusals = file.read_bytes(), 0
     header = whole.index(b"blk.0") + 64
     cut = [whole[:size] for size in range(0, len(whole) - 1, 7)]
     huge = [struct.pack("<Q", number) for number in (2**40, 2**64 - 1)]
@@ -179,13 +178,19 @@ def test_a_damaged_gguf_is_refused_at_once_wherever_it_is_damaged(tmp_path, rng)
     for content in cut + patched:
         file.write_bytes(content)
         try:
-            {name: tensor.read() for name, tensor in tensors.open_file(file).items()}
+            with bounded():
+                {name: tensor.read() for name, tensor in tensors.open_file(file).items()}
         except WeightsError:
             refusals += 1
     assert refusals > len(cut) + len(patched) // 2
-    assert time.monotonic() - start < 20
 
 
 def test_importing_the_floor_does_not_import_torch():
     code = "import sys, helpers.weights; sys.exit(any(name in sys.modules for name in ('torch', 'gguf')))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("open_", [weights.open_base, weights.open_update])
+@pytest.mark.parametrize("path", ["nowhere", "a" * 300, "a/" * 3000, "x\0y"])
+def test_a_path_where_nothing_can_be_is_refused(open_, path):
+    refused(lambda: open_(path), path[:20].replace("\0", "·"))

@@ -4,7 +4,7 @@ import numpy as np
 
 from helpers.weights.base import Base
 from helpers.weights.modules import match
-from helpers.weights.tensors import WeightsError
+from helpers.weights.tensors import IsModel, WeightsError
 from helpers.weights.updates import Dense, Updates
 
 
@@ -14,7 +14,7 @@ class Full(Updates):
     def __init__(self, path, base=None):
         super().__init__(path, base)
         if base is None:
-            raise WeightsError(f"{path} is a whole model, whose ΔW is its difference from its base: give the base, too")
+            raise IsModel(f"{path} is a whole model, whose ΔW is its difference from its base: give the base, too")
         if path.resolve() == base.path.resolve():
             raise WeightsError(f"{path} is the base itself: give the model that was fine-tuned from it")
         self.tuned = Base(path, base.config)
@@ -24,13 +24,12 @@ class Full(Updates):
         lone = sorted(set(self.tuned.modules()) - self.shapes.keys())
         self.left_out |= dict.fromkeys(lone, "the base has no such module")
 
-    def read(self, name, of_base):
+    def read(self, name, of_base, cut):
         """The Dense of a module; all zeros where training left it as it was."""
-        difference = self.tuned.weight(name).astype(np.float64) - self.base.weight(of_base)
-        if not (size := np.linalg.norm(difference)):
-            return Dense(difference, 0.0)
-        return Dense(difference, float((self.base.rounding(of_base) + self.tuned.rounding(name)) / size))
+        ours, theirs = of_base + cut.text, name + cut.text
+        difference = self.tuned.weight(theirs).astype(np.float64) - self.base.weight(ours)
+        return Dense.of(difference, self.base.rounding(ours) + self.tuned.rounding(theirs))
 
     def row(self, name):
         """How a module is read, for `describe`."""
-        return [f"W′ − W; W′ {self._told.loc[name].iloc[0]}", *self._told.loc[name].iloc[1:]]
+        return [f"W′ − W; W′ {self._told.loc[name].iloc[0]}", *self._told.loc[name].iloc[1:5]]

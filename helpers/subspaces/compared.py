@@ -4,12 +4,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from helpers.weights import modules
-from helpers.weights.base import open_base
-from helpers.weights.formats import open_update
-from helpers.weights.tensors import NoSuchModule, WeightsError
-from helpers.weights.updates import Dense, LowRank
+from helpers.weights import Dense, LowRank, NoSuchModule, WeightsError, modules, open_base, open_update
 
+RELATED = 0.1  # cosine of W and W′; an update ten times as large as W would leave as much
 _matches = WeakKeyDictionary()
 
 
@@ -22,7 +19,8 @@ class Compared:
 
     base: `Base`, or None. updates: `Updates` of each adapter. module: its full name, as the base has it (without one:
     as the first adapter has it). names: what each of the updates calls it. here: `LowRank` or `Dense` of each. common:
-    {module: names in each of the updates}, of all that base and updates have and that can be read.
+    {module: names in each of the updates}, of all that base and updates have and that can be read; if the module is a
+    head, of all heads, and if it is a part of a fused projection, of all such parts.
     """
 
     def __init__(self, parameters, opened=None):
@@ -43,11 +41,13 @@ class Compared:
         if self.base and not opened:
             self.base.weight(self.module)  # or why it cannot be read
         for updates, pair in zip(self.updates, self.matches, strict=True):
-            if self.module not in pair:
+            if modules.split_part(self.module)[0] not in pair:
                 updates.find(self.module)  # says what it has instead
                 raise WeightsError(
                     f"{updates.label} has no counterpart of {self.module}: choose one that `inspect` shows"
                 )
+        if part := modules.split_part(self.module)[1]:
+            self.common = self._parts("head" in part)
         self.names = self.common[self.module]
         self.here = [updates.update(name) for updates, name in zip(self.updates, self.names, strict=True)]
         self._check()
@@ -60,6 +60,10 @@ class Compared:
             told += updates.notes + self._unread(n)
             if self.base and self.names[n] != self.module:
                 told.append(f"{updates.label} calls the module {self.names[n]}")
+        whole, part = modules.split_part(self.module)
+        cut = part and self.base.layout.cut(whole, self.base.shape(whole), part)
+        if cut and self.parameters.factor == "A" and not cut.axis:
+            told.append(f"A is that of the whole {whole}; of [{part}] alone is W, and with factor BA ΔW, too")
         if self.packed:
             told.append(f"{len(self.packed)} more modules are packed in {self.base.label}, such as {self.packed[0]}")
         return told
@@ -79,12 +83,19 @@ class Compared:
         try:
             return first.find(wanted)
         except NoSuchModule:
-            for updates in self.updates:
-                name = next((name for name in updates.modules() if name == wanted), None)
-                found = [module for module, names in self.common.items() if name in names]
-                if found:
-                    return found[0]
+            whole, part = modules.split_part(wanted)
+            if found := next((module for module, names in self.common.items() if whole in names), None):
+                return first.find(f"{found}[{part}]")
             raise
+
+    def _parts(self, heads):
+        """`common` of every head, or of every part of a fused projection that is no head."""
+        return {
+            f"{module}[{part}]": [f"{name}[{part}]" for name in names]
+            for module, names in self.common.items()
+            for part in self.base.layout.each(module, self.base.shape(module))
+            if ("head" in part) == heads
+        }
 
     def _check(self):
         p, shapes = self.parameters, [update.shape for update in self.here]
@@ -114,7 +125,20 @@ class Compared:
                 raise WeightsError(
                     f"{name} of {updates.label} is what it is in {self.base.label}: choose one that training changed"
                 )
+            if isinstance(update, Dense):
+                self._refuse_unrelated(updates, update.difference)
             updates.untrained_a(name)
+
+    def _refuse_unrelated(self, updates, difference):
+        """Refuse a W′ that shares next to nothing with W, as a model trained from another start does."""
+        before = self.base.weight(self.module).astype(np.float64)
+        after = before + difference
+        cosine = (before * after).sum() / (np.linalg.norm(before) * np.linalg.norm(after) or 1.0)
+        if abs(cosine) < RELATED:
+            raise WeightsError(
+                f"{self.module} of {self.base.label} and what {updates.label} makes of it have a cosine of "
+                f"{cosine:.3f}, as of two models with nothing in common: give the base that it was trained from"
+            )
 
     def _unread(self, n):
         """What the files of the n-th update hold and no table here shows, in a sentence, if there is anything."""
