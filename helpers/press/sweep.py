@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import threading
 import time
@@ -34,6 +35,8 @@ from helpers.press.report import HASHED_UP_TO, PACKAGES, file_hash, write_togeth
 from helpers.press.run import Outcome, RunFailed
 
 RECORD = "run.json"
+# A value that ends in brackets, as c_attn[q, head 3] does: YAML would take it for two.
+BRACKETED = re.compile(r"""(?:^|(?<=,))\s*([^\s,"'][^,"'[]*\[[^][]*\])(?=\s*(?:,|$))""")
 _interrupted, _running = threading.Event(), set()  # the loops and tasks of the runs in this process
 
 
@@ -57,9 +60,12 @@ def grid(notebook, given, over):
 def values(text, typed):
     """NAME=V1,V2,… as (name, values), in which a list is [DIR, DIR]. Raises BadParameter.
 
+    A part of a module, as in `c_attn[q, head 3]`, is one value.
+
     typed: whether to `read` the values, as nothing else will; otherwise they are texts, for a schema to read.
     """
     name, _, listed = text.partition("=")
+    listed = BRACKETED.sub(r'"\1"', listed)
     try:
         found = read(f"[{listed}]") if typed else texts(f"[{listed}]")
     except yaml.YAMLError:
@@ -84,7 +90,9 @@ def key(content, name, parameters):
         "notebook": [name, [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in content.cells]],
         "parameters": whole.model_dump() if schema else parameters,
         "helpers": [
-            _hash(file) for file in sorted((ROOT / "helpers").rglob("*")) if file.suffix in (".py", ".j2", ".css")
+            _hash(file)
+            for file in sorted((ROOT / "helpers").rglob("*"))
+            if file.suffix in (".py", ".toml", ".j2", ".css")
         ],
         "data": [_hash(file) for file in sorted((ROOT / "data").rglob("*")) if file.is_file()],
         "inputs": [_hash(file) for path in paths for file in _files(path)],

@@ -9,7 +9,7 @@ from helpers import digits
 from helpers.digits import controls, grids
 from helpers.parameters import METHODS, BadParameter, DigitSaliency, RandomBaselines, SubspaceSimilarity
 from helpers.show import live, words
-from helpers.show.explore import Axis, Cells, Explorer
+from helpers.show.explore import FEW, Axis, Cells, Explorer
 from helpers.show.phi import PhiRow, phi_titles
 from helpers.subspaces import chance, haar
 from helpers.subspaces.directions import FULL_SVD_SIZE
@@ -38,6 +38,7 @@ def subspace_similarity(study):
     ends = np.linspace(0, len(layers) - 1, len(layers) if len(layers) < 8 else 5).round().astype(int)
     some = tuple(ordered[place] for place in ends)  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
+    few = held if len(projections) <= FEW else ()  # of heads there are many
     sparse = range(0, study.available, max(1, study.available // 24))
     rows = study.available if study.available <= FULL_SVD_SIZE else max(study.available // 4, study.last_i)
     reads = [
@@ -48,7 +49,7 @@ def subspace_similarity(study):
     chosen = {"word": lambda value: str(value) if value else "chosen", "in_page": ()}
     axes = [
         axis("layer", ordered, "layer", "module", in_page=some if held is None else held),
-        axis("projection", projections, "projection", "module", kinds=True, in_page=held),
+        axis("projection", projections, "projection", "module", kinds=True, in_page=few),
         axis("factor", study.factors, "factor", kinds=True),
         axis("side", SubspaceSimilarity.choices("side"), "side", kinds=True, needs=("factor", "BA")),
         axis("quantity", SHORT, "shown", word=SHORT.get, kinds=True),

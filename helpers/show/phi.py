@@ -1,5 +1,6 @@
 """Heatmaps of φ, and φ over layers: data → figures. Nothing is computed here beyond the layout."""
 
+import re
 import textwrap
 from functools import cache
 
@@ -38,7 +39,7 @@ def _set_look():
 
 def phi_titles(module, factor, ranks):
     """Titles in the paper's notation for the adapters of these ranks and for the random panel."""
-    weight = f"W_{role(module)}" if role(module) else "W"
+    weight = f"W_{{{_index(module)}}}" if role(module) else "W"
     adapters = [_adapter_symbol(factor, name) for name in adapter_names(ranks)]
     return [
         *(rf"$\phi({weight}, {adapter}, i, j)$" for adapter in adapters),
@@ -46,10 +47,16 @@ def phi_titles(module, factor, ranks):
     ]
 
 
+def _index(module):
+    """What stands below the W of a module: its role and, of a head, its number."""
+    head = re.search(r"head (\d+)\]$", module)
+    return role(module) + (rf",\ \mathrm{{head}}\ {head[1]}" if head else "")
+
+
 def pair_title(module, factor, one, other):
     """Title for two adapters, named as `adapter_names` does, at one module."""
     one, other = _adapter_symbol(factor, one), _adapter_symbol(factor, other)
-    return rf"$\Delta W_{{{role(module)}}}$: $\phi({one}, {other}, i, j)$"
+    return rf"$\Delta W_{{{_index(module)}}}$: $\phi({one}, {other}, i, j)$"
 
 
 @passing
@@ -62,7 +69,7 @@ def full_and_triangle(grids, factor, names):
     for module, grid in grids.items():
         square = grid[:, : len(grid)]
         zoom = np.where(np.tri(*square.shape, dtype=bool), square, np.nan)
-        panels[rf"$\Delta W_{{{role(module)}}}$: $j \leq i$"] = zoom
+        panels[rf"$\Delta W_{{{_index(module)}}}$: $j \leq i$"] = zoom
     return panels
 
 

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import transformers
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +15,7 @@ from helpers.show import explorers
 from helpers.show.explore import Frozen
 from helpers.subspaces import chance, haar
 from tests.notebooks.running import MINILM
+from tests.weights import building
 
 NUMBER = r"(−?[\d.]+)"
 
@@ -254,3 +256,29 @@ def test_a_method_that_a_network_lacks_is_a_sentence(digits_of_a_run):
     with pytest.raises(ValueError, match="attention_rollout needs"):
         explorer.picture(method="attention_rollout")
     assert "attention rollout" in explorer.picture(method="attention_rollout", model="transformer")[1]
+
+
+def test_the_sliders_of_a_head_go_to_any_head_of_any_layer(tmp_path):
+    """Synthetic: a NeoX, whose fused projection interleaves by head; a page has the projection at rest only."""
+    torch.manual_seed(2)
+    sizes = {**building.TEXT, "hidden_size": 64, "num_hidden_layers": 2}
+    model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes))
+    model.save_pretrained(tmp_path / "base")
+    adapted = building.adapt(model, tmp_path / "lora", target_modules=["query_key_value"])
+    module = "gpt_neox.layers.{}.attention.query_key_value{}"
+    p = parameters.SubspaceSimilarity(
+        base=str(tmp_path / "base"), adapters=[str(tmp_path / "lora")], module=module.format(0, "[q, head 1]"),
+        factor="BA",
+    )  # fmt: skip
+    explorer = explorers.subspace_similarity(subspaces.Similarity(p))
+    axes = {axis.name: axis for axis in explorer.axes}
+    every = {f"query_key_value[{part}, head {head}]" for part in "qkv" for head in range(4)}
+    assert set(axes["projection"].values) == every and axes["projection"].held(explorer.start) == ()
+    _, line = explorer.picture(layer=1, projection="query_key_value[v, head 3]", read_i=5, read_j=2)
+    weight, delta = building.merged(model, adapted)[module.format(1, "")]
+    own = slice(3 * 48 + 32, 3 * 48 + 48)
+    u, v = (np.linalg.svd(each[own])[2].T for each in (weight, delta))
+    phi = np.linalg.norm(u[:, :5].T @ v[:, :2]) ** 2 / 2
+    assert line.startswith(module.format(1, "[v, head 3]")) and read(line, rf"φ = {NUMBER}") == pytest.approx(
+        phi, abs=6e-5
+    )

@@ -118,9 +118,17 @@ def test_what_is_not_known_is_a_dash():
 def test_titles_are_the_papers_notation():
     assert adapter_names([4, 64, 64]) == ["r = 4", "r = 64", "r = 64′"]
     titles = show.phi_titles("layer.5.query", "A", [4, 64, 64])
-    assert titles[0] == r"$\phi(W_q, A_{r=4}, i, j)$"
-    assert titles[2] == r"$\phi(W_q, A'_{r=64}, i, j)$"
+    assert titles[0] == r"$\phi(W_{q}, A_{r=4}, i, j)$"
+    assert titles[2] == r"$\phi(W_{q}, A'_{r=64}, i, j)$"
     assert show.phi_titles("mlp.down_proj", "BA", [4])[0] == r"$\phi(W, \Delta W_{r=4}, i, j)$"
+    heads = [
+        show.phi_titles(f"h.0.{name}", "A", [4])[0] for name in ("c_attn[q, head 12]", "v_proj[head 0]", "up[gate]")
+    ]
+    assert heads == [
+        rf"$\phi(W_{{{index}}}, A_{{r=4}}, i, j)$"
+        for index in (*(rf"{part},\ \mathrm{{head}}\ {n}" for part, n in (("q", 12), ("v", 0))), "gate")
+    ]
+    titles += heads
     figure = show.similarity_panels(dict.fromkeys(titles, np.ones((2, 2))), "", 0.5)
     figure.savefig("/dev/null", format="png")  # mathtext must be able to set them
 
