@@ -127,7 +127,7 @@ class SubspaceSimilarity(Parameters):
     ]
     """adapters, or models fine-tuned from the base: directories or files"""
     module: Annotated[str, Field(min_length=1)] = "model.layers.14.self_attn.q_proj"
-    """name of the weight, or the end of it"""
+    """the weight, or the end of its name; [q] a part, [q, head 3] a head"""
     factor: Literal["A", "BA"] = "A"
     """whose directions: A, or BA for the whole ΔW"""
     side: Literal["right", "left"] = "right"

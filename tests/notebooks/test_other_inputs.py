@@ -122,7 +122,7 @@ def test_a_quantised_base_says_what_that_may_have_done(tmp_path):
     result = execute(tmp_path / "out", factor="BA", side="left", **given)
     text = running.shown(tmp_path / "out" / "out.ipynb")
     assert "W is stored as Q4_0. With W and adapters drawn anew within their steps (3 times) φ moves by" in text
-    assert "rows of each head put back in order" in str(rows(result, "inputs"))
+    assert "rows put back in Hugging Face's order" in str(rows(result, "inputs"))
     update = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     a, b = (update[f"base_model.model.{building.Q}.lora_{factor}.weight"].double().numpy() for factor in "AB")
     top = [row for row in rows(result, "layers") if (row["projection"], row["layer"]) == ("q_proj", 0)]
