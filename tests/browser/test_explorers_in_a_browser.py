@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 
+import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -204,25 +204,29 @@ def window(browser):
     context.close()
 
 
-def assert_it_answers(page):
-    """Drag the layer slider to the left end; the picture and the line follow."""
+def assert_it_answers(page, start, layers):
+    """Drag the layer slider from the start to the left end; the picture and the line follow."""
     picture = page.locator(".widget-image").first
     before = picture.get_attribute("src")
-    assert read(page)[:3] == ("14", "q_proj", "A")
+    layer, projection, factor, _ = read(page)
+    assert (layer, projection, factor) == start
     drag(page, page.locator(".noUi-handle").first, -300)
-    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layers.0.')")
-    assert read(page)[:3] == ("0", "q_proj", "A")
+    page.wait_for_function(f"document.querySelector('p[role=status]').textContent.includes('{layers}.0.')")
+    assert read(page)[:3] == ("0", projection, factor)
     assert picture.get_attribute("src") != before
     handle = page.locator(".noUi-handle").first
     assert handle.get_attribute("aria-valuetext") == "0"
     handle.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layers.1.')")
+    page.wait_for_function(f"document.querySelector('p[role=status]').textContent.includes('{layers}.1.')")
     assert picture.evaluate("each => each.naturalWidth") > 300
 
 
 def test_jupyterlab_runs_the_notebook_and_its_sliders_move_the_figure(serve, window, tmp_path):
-    shutil.copy(NOTEBOOK, tmp_path / "copy.ipynb")
+    """A copy whose parameters are others, as one would write them into it."""
+    content = nbformat.read(NOTEBOOK, as_version=4)
+    content.cells[1].source += "".join(f"\n{name} = {value!r}" for name, value in MINILM.items())
+    nbformat.write(content, tmp_path / "copy.ipynb")
     quiet = ["--IdentityProvider.token=", "--LabApp.news_url=None", "--ServerApp.allow_root=True"]
     words = ["jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port={port}", *quiet]
     address = serve(*words, f"--ServerApp.root_dir={tmp_path}", path="/lab")
@@ -237,7 +241,7 @@ def test_jupyterlab_runs_the_notebook_and_its_sliders_move_the_figure(serve, win
             break
         page.locator(".jp-WindowedPanel-outer").evaluate("box => box.scrollBy(0, -500)")
         page.wait_for_timeout(200)
-    assert_it_answers(page)
+    assert_it_answers(page, ("5", "query", "A"), "layer")
     assert page.locator(".jp-OutputArea-output:has(.widget-image)").count() == 1
     assert errors == []
 
@@ -258,6 +262,6 @@ def test_make_app_serves_the_sliders_with_the_code_hidden(serve, window, tmp_pat
     page, errors = window
     page.goto(f"{address}/voila/render/{NAME}.ipynb{token}", timeout=120_000)
     page.wait_for_selector(".widget-image", timeout=120_000)
-    assert_it_answers(page)
+    assert_it_answers(page, ("14", "q_proj", "A"), "layers")
     assert "similarity_grid" not in page.locator("body").inner_text()
     assert [error for error in errors if "ERR_FAILED" not in error] == []

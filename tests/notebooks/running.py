@@ -4,9 +4,6 @@ import base64
 import io
 import json
 import re
-import tempfile
-import uuid
-from pathlib import Path
 from typing import NamedTuple
 
 import captum.attr
@@ -14,23 +11,15 @@ import nbformat
 import numpy as np
 import papermill
 import torch
-from jupyter_client import AsyncKernelManager
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.model_selection import StratifiedGroupKFold
 
 from helpers import digits
 from helpers.paths import ROOT
+from tests.kernels import Warm, WithoutPorts
 
 NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?")
-
-
-class WithoutPorts(AsyncKernelManager):
-    """A kernel behind sockets in the file system, with names of its own: kernels that start at once race for ports."""
-
-    def __init__(self, **settings):
-        place = Path(tempfile.gettempdir()) / f"kernel-{uuid.uuid4()}.json"
-        super().__init__(transport="ipc", connection_file=str(place), **settings)
 
 
 # Code that notes every matrix that is decomposed after it, a digest a line.
@@ -77,16 +66,21 @@ CLAIMS = [
 QUIETLY = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": WithoutPorts}
 
 
-def execute(notebook, place, before="", **given):
-    """Run a notebook with parameters into a directory, and return its result file. before: code to run before it."""
+def execute(notebook, place, before="", warm=True, **given):
+    """Run a notebook with parameters into a directory, and return its result file. before: code to run before it.
+
+    A run of the defaults has a kernel that was started for it, others a forked one if `warm`. Two forked ones have
+    their sets of strings in one order: of runs that should be the same, one needs a kernel that was started for it.
+    """
     place.mkdir(exist_ok=True)
+    manager = {"kernel_manager_class": Warm} if given and warm else {}
     given["results"] = str(place / "results.json")
     if before:
         content = nbformat.read(notebook, as_version=4)
         content.cells.insert(3, nbformat.v4.new_code_cell(before))
         notebook = place / "prepared.ipynb"
         nbformat.write(content, notebook)
-    papermill.execute_notebook(notebook, place / "out.ipynb", given, **QUIETLY)
+    papermill.execute_notebook(notebook, place / "out.ipynb", given, **(QUIETLY | manager))
     return json.loads((place / "results.json").read_text())
 
 
@@ -118,13 +112,20 @@ def digits_plainly():
     return Plain(data.images[chosen], data.labels[chosen], data.writers[chosen], networks)
 
 
+def by_network(networks):
+    """(network, places of the images that it reads), of networks one an image."""
+    return [(one, np.array([n is one for n in networks])) for one in dict.fromkeys(networks)]
+
+
 def integrated_gradients(plain):
-    """Maps [n, 8, 8] of the networks of seed 0 by Captum alone, image by image, on black."""
-    found = []
-    for image, label, network in zip(plain.images, plain.labels, plain.networks[0], strict=True):
-        x, rule = torch.from_numpy(image)[None, None], captum.attr.IntegratedGradients(network)
-        found.append(rule.attribute(x, 0 * x, target=int(label), n_steps=256, method="gausslegendre")[0, 0].numpy())
-    return np.array(found)
+    """Maps [n, 8, 8] of the networks of seed 0 by Captum alone, on black."""
+    found = np.empty_like(plain.images)
+    for network, own in by_network(plain.networks[0]):
+        x, y = torch.from_numpy(plain.images[own])[:, None], torch.from_numpy(plain.labels[own])
+        rule = captum.attr.IntegratedGradients(network)
+        maps = rule.attribute(x, 0 * x, target=y, n_steps=256, method="gausslegendre", internal_batch_size=1024)
+        found[own] = maps[:, 0].numpy()
+    return found
 
 
 def rows(result, table):

