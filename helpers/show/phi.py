@@ -50,7 +50,7 @@ def phi_titles(module, factor, ranks):
 def _index(module):
     """What stands below the W of a module: its role and, of a head, its number."""
     head = re.search(r"head (\d+)\]$", module)
-    return role(module) + (rf",\ \mathrm{{head}}\ {head[1]}" if head else "")
+    return role(module) + (rf",\mathrm{{h}}{head[1]}" if head else "")  # five titles stand side by side
 
 
 def pair_title(module, factor, one, other):

@@ -126,7 +126,7 @@ def test_titles_are_the_papers_notation():
     ]
     assert heads == [
         rf"$\phi(W_{{{index}}}, A_{{r=4}}, i, j)$"
-        for index in (*(rf"{part},\ \mathrm{{head}}\ {n}" for part, n in (("q", 12), ("v", 0))), "gate")
+        for index in (*(rf"{part},\mathrm{{h}}{n}" for part, n in (("q", 12), ("v", 0))), "gate")
     ]
     titles += heads
     figure = show.similarity_panels(dict.fromkeys(titles, np.ones((2, 2))), "", 0.5)
