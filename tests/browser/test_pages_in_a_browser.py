@@ -185,10 +185,10 @@ def test_keyboard_reaches_content_contents_code_and_wide_tables(report, visit):
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
     page.keyboard.press("Enter")
-    assert page.url.endswith("#content")
+    page.wait_for_function("location.hash == '#content'")
     page.locator("nav a").last.focus()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.getElementById('provenance').getBoundingClientRect().top") < 800
+    page.wait_for_function("document.getElementById('provenance').getBoundingClientRect().top < 800")
     code = page.locator("details.code").first
     assert code.get_attribute("open") is None
     code.locator("summary").focus()
