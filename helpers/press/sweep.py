@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import logging
 import os
 import platform
 import re
@@ -28,6 +27,7 @@ import nbformat
 import pandas as pd
 import yaml
 
+from helpers import workers
 from helpers.parameters import SCHEMAS, BadParameter, read, texts
 from helpers.paths import ROOT, resolve
 from helpers.press import pages, run
@@ -116,7 +116,7 @@ def sweep(notebook, parameters, out, *, scheduler=None, jobs=1, limit=None, prog
         left = {name: given for name, given in wanted.items() if name not in records}
         progress(len(records), len(wanted), None)
         try:
-            with _cluster(scheduler, max(1, min(jobs, len(left)))) as client:
+            with workers.cluster(scheduler, max(1, min(jobs, len(left)))) as client:
                 futures = _submit(client, nbformat.writes(content), place.name, left, limit)
                 with _stopped_with(client, futures):
                     for future in distributed.as_completed(list(futures)):
@@ -301,21 +301,3 @@ def _turn(place):
         for staged in place.glob("*/.new-*"):  # of a sweep that was killed while writing
             shutil.rmtree(staged)
         yield
-
-
-@contextmanager
-def _cluster(scheduler, jobs):
-    """A client of the scheduler at an address, or of one in this process."""
-    if scheduler:
-        try:
-            client = distributed.Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
-            raise BadParameter(f"no Dask scheduler answers at {scheduler!r}: {error}") from None
-        with client:
-            yield client
-        return
-    one = {"processes": False, "n_workers": 1, "threads_per_worker": jobs, "memory_limit": 0}
-    own = "127.0.0.1:0"  # its status server cannot be left out
-    quiet = {"dashboard_address": own, "worker_dashboard_address": own, "silence_logs": logging.ERROR}
-    with distributed.LocalCluster(**one, **quiet) as cluster, distributed.Client(cluster) as client:
-        yield client

@@ -29,10 +29,9 @@ class Compared:
         known = dict(zip(opened.parameters.adapters, opened.updates, strict=True)) if opened else {}
         self.base = opened.base if opened else open_base(p.base) if p.base else None
         self.updates = [known.get(path) or open_update(path, self.base) for path in p.adapters]
-        if len({updates.path.resolve() for updates in self.updates}) < len(self.updates):
-            raise WeightsError(f"an adapter is named twice: {list(p.adapters)}; name each once")
+        refuse_twice(self.updates)
         first = self.base or self.updates[0]
-        self.matches = [_matched(first, updates) for updates in self.updates]
+        self.matches = [matched(first, updates) for updates in self.updates]
         shared = sorted(set.intersection(*map(set, self.matches)))
         held = [module for module in shared if self.base is None or self.base.shape(module)]
         self.packed = sorted(set(shared) - set(held))
@@ -102,54 +101,40 @@ class Compared:
         for n, (updates, update, name) in enumerate(zip(self.updates, self.here, self.names, strict=True)):
             if isinstance(update, Dense) and p.factor == "A":
                 raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
-            if isinstance(update, LowRank) and not update.a.any():
-                raise WeightsError(
-                    f"{updates.label}: A of {name} is zero and has no directions: give a trained adapter"
-                )
-            if isinstance(update, LowRank) and p.factor == "BA" and not update.b.any():
-                raise WeightsError(
-                    f"{updates.label}: B of {name} is zero, so ΔW = B A is zero and has no directions: compare factor A"
-                )
+            if why := without_directions(update, p.factor, updates.label, name, self.base and self.base.label):
+                raise WeightsError(why)
             if shapes[n] != shapes[0]:
                 raise WeightsError(
                     f"{updates.label} adds a {shapes[n][0]} × {shapes[n][1]} matrix to {name}, but "
                     f"{self.updates[0].label} has {shapes[0][0]} × {shapes[0][1]}: they belong to different models; "
                     "give adapters trained on one"
                 )
-            for k in (k for k in range(n) if _equal(self.here[k], update)):
-                raise WeightsError(
-                    f"{self.updates[k].path} and {updates.path} hold the same numbers at {name}: one adapter given "
-                    "twice, whose agreement is no finding; name it once"
-                )
-            if isinstance(update, Dense) and not update.difference.any():
-                raise WeightsError(
-                    f"{name} of {updates.label} is what it is in {self.base.label}: choose one that training changed"
-                )
+            for k in (k for k in range(n) if same_numbers(self.here[k], update)):
+                raise WeightsError(given_twice(self.updates[k], updates, name))
             if isinstance(update, Dense):
-                self._refuse_unrelated(updates, update.difference)
+                weight = self.base.weight(self.module)
+                if why := unrelated(weight, update.difference, self.module, self.base.label, updates.label):
+                    raise WeightsError(why)
             updates.untrained_a(name)
-
-    def _refuse_unrelated(self, updates, difference):
-        """Refuse a W′ that shares next to nothing with W, as a model trained from another start does."""
-        before = self.base.weight(self.module).astype(np.float64)
-        after = before + difference
-        cosine = (before * after).sum() / (np.linalg.norm(before) * np.linalg.norm(after) or 1.0)
-        if abs(cosine) < RELATED:
-            raise WeightsError(
-                f"{self.module} of {self.base.label} and what {updates.label} makes of it have a cosine of "
-                f"{cosine:.3f}, as of two models with nothing in common: give the base that it was trained from"
-            )
 
     def _unread(self, n):
         """What the files of the n-th update hold and no table here shows, in a sentence, if there is anything."""
-        updates, known = self.updates[n], set(self.matches[n].values())
-        others = {name: "not in the base" for name in updates.modules() if self.base and name not in known}
-        told = [f"{name} ({why})" for name, why in (others | updates.left_out).items()]
+        updates = self.updates[n]
+        told = [f"{name} ({why})" for name, why in unread(updates, self.base and self.matches[n]).items()]
         more = f" and {len(told) - 4} more" if len(told) > 4 else ""
         return [f"{updates.label} also holds what is not read here: {', '.join(told[:4])}{more}"] * bool(told)
 
 
-def _matched(first, updates):
+def unread(updates, matches):
+    """{name: why} of what the files of an adapter hold and is not compared.
+
+    matches: {module of the base: its name there}; None without a base.
+    """
+    known = set(updates.modules() if matches is None else matches.values())
+    return {name: "not in the base" for name in updates.modules() if name not in known} | updates.left_out
+
+
+def matched(first, updates):
     """`modules.match`, once for a pair of holders."""
     seen = _matches.setdefault(updates, {})
     if first not in seen:
@@ -157,7 +142,54 @@ def _matched(first, updates):
     return seen[first]
 
 
-def _equal(one, other):
+def refuse_twice(every):
+    """WeightsError where two of the updates lie in one place."""
+    if len({updates.path.resolve() for updates in every}) < len(every):
+        raise WeightsError(f"an adapter is named twice: {[str(updates.path) for updates in every]}; name each once")
+
+
+def without_directions(update, factor, label, name, base):
+    """Why an update has no directions of a factor, in a sentence; empty where it is not zero.
+
+    label, name, base: what adapter, module and model are called.
+    """
+    if isinstance(update, Dense):
+        alike = f"{name} of {label} is what it is in {base}: choose one that training changed"
+        return "" if update.difference.any() else alike
+    if not update.a.any():
+        return f"{label}: A of {name} is zero and has no directions: give a trained adapter"
+    if factor == "BA" and not update.b.any():
+        return f"{label}: B of {name} is zero, so ΔW = B A is zero and has no directions: compare factor A"
+    return ""
+
+
+def unrelated(weight, difference, module, base, label):
+    """Why W′ = W + difference is none of W's, in a sentence: they share next to nothing, as those of two trainings.
+
+    Empty where W′ is related to W, or zero. module, base, label: what the module, the model and the other are called.
+    """
+    before = weight.astype(np.float64)
+    after = before + difference
+    if not after.any():  # pruned
+        return ""
+    cosine = (before * after).sum() / (np.linalg.norm(before) * np.linalg.norm(after) or 1.0)
+    if abs(cosine) >= RELATED:
+        return ""
+    return (
+        f"{module} of {base} and what {label} makes of it have a cosine of {cosine:.3f}, as of two models with nothing "
+        "in common: give the base that it was trained from"
+    )
+
+
+def given_twice(one, other, name):
+    """What is said of two updates that are the same numbers."""
+    return (
+        f"{one.path} and {other.path} hold the same numbers at {name}: one adapter given twice, whose agreement is no "
+        "finding; name it once"
+    )
+
+
+def same_numbers(one, other):
     """Whether two updates are the same numbers."""
     if isinstance(one, LowRank) and isinstance(other, LowRank):
         return one.scale == other.scale and np.array_equal(one.a, other.a) and np.array_equal(one.b, other.b)

@@ -15,7 +15,7 @@ from helpers import weights
 from helpers.parameters import BadParameter
 from helpers.subspaces import directions, haar
 from helpers.subspaces.compared import Compared
-from helpers.subspaces.directions import Decomposition, Directions
+from helpers.subspaces.directions import Decomposition, Directions, Rounding
 from helpers.weights import WeightsError, modules
 
 COARSE = 2**-12  # unit round-off from which on what storing W did to φ is drawn
@@ -33,10 +33,7 @@ class Inputs(Compared):
         super().__init__(parameters, opened)
         for n, (updates, name) in enumerate(zip(self.updates, self.names, strict=True)):
             if not self.directions(self.module, n, parameters.factor).vectors.shape[1]:
-                raise WeightsError(
-                    f"what {updates.label} adds to {name} does not rise above the rounding of its files, so it has "
-                    "no directions: choose another module, or files that are stored more finely"
-                )
+                raise WeightsError(lost_in_rounding(updates.label, name))
 
     @property
     def inputs(self) -> pd.DataFrame:
@@ -141,18 +138,34 @@ def weight_directions(base: weights.Base, module: str, k: Index, side: str = "ri
 
 
 def _of_weight(base, name, k):
-    """(Decomposition with at least k directions, its Rounding) of a weight.
-
-    It has 256 directions, a quarter of all there are, or all: for whatever i it is decomposed three times at most.
-    """
+    """`decomposed_weight` of a module, remembered: for whatever k it is decomposed three times at most."""
     seen = _memory.setdefault(base, {})
     if name not in seen or seen[name][0].right.shape[1] < k:
-        weight = base.weight(name)
-        least = min(weight.shape)
-        most = next((size for size in (min(KEPT, least), least // 4) if size >= k), least)
-        stored = directions.rounding(weight)
-        seen[name] = _kept(weight, most, k, stored), stored
+        seen[name] = decomposed_weight(base.weight(name), k)
     return seen[name]
+
+
+def decomposed_weight(weight: np.ndarray, k: Index) -> tuple[Decomposition, Rounding]:
+    """(Decomposition with at least k directions, its Rounding) of a weight [out, in].
+
+    It has 256 directions, a quarter of all there are, or all.
+    """
+    least, stored = min(weight.shape), directions.rounding(weight)
+    most = next((size for size in (min(KEPT, least), least // 4) if size >= k), least)
+    return _kept(weight, most, k, stored), stored
+
+
+def with_floor(found: Decomposition, stored: Rounding) -> Decomposition:
+    """A Decomposition of which no direction counts that does not rise above the rounding of storing."""
+    return found._replace(floor=max(found.floor, stored.usual))
+
+
+def lost_in_rounding(label: str, name: str) -> str:
+    """What is said of an update that is not zero and has no directions. label, name: of adapter and module."""
+    return (
+        f"what {label} adds to {name} does not rise above the rounding of its files, so it has no directions: choose "
+        "another module, or files that are stored more finely"
+    )
 
 
 def update_directions(updates: weights.Updates, module: str, factor: str = "A", side: str = "right") -> Directions:
@@ -177,19 +190,32 @@ def _of_update(updates, name, factor):
     seen = _memory.setdefault(updates, {})
     if (name, factor) not in seen:
         update = updates.update(name)
+        if isinstance(update, weights.Dense) and factor == "A":
+            raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
+        stored = update_rounding(update, factor)
         if isinstance(update, weights.Dense):
-            if factor == "A":
-                raise WeightsError(f"{updates.label} gives a whole ΔW, which has no factor A: use factor BA")
-            delta, stored = update.difference, directions.rounding(update.difference, update.stored_precision)
-            seen[name, factor] = _kept(delta, min(KEPT, *delta.shape), None, stored), stored, 1.0, None
+            most = min(KEPT, *update.shape)
+            seen[name, factor] = _kept(update.difference, most, None, stored), stored, 1.0, None
         elif factor == "A":
-            found = directions.decompose(update.a, min(update.a.shape), "svd")
-            seen[name, factor] = found, directions.rounding(update.a, update.stored_precision), 1.0, len(update.a)
+            seen[name, factor] = decomposed_a(update), stored, 1.0, len(update.a)
         else:
-            stored = directions.rounding_of_product(update.b, update.a, update.stored_precision)
             found = directions.decompose_product(update.b, update.a)
-            seen[name, factor] = found, stored, abs(update.scale), len(update.a)
+            seen[name, factor] = found, stored, update.scale, len(update.a)
     return seen[name, factor]
+
+
+def decomposed_a(update: weights.LowRank) -> Decomposition:
+    """That of A, with all of its directions."""
+    return directions.decompose(update.a, min(update.a.shape), "svd")
+
+
+def update_rounding(update: weights.LowRank | weights.Dense, factor: str) -> Rounding:
+    """The Rounding of A or, with factor "BA", of B A, without its scale; of a whole ΔW that of it."""
+    if isinstance(update, weights.Dense):
+        return directions.rounding(update.difference, update.stored_precision)
+    if factor == "A":
+        return directions.rounding(update.a, update.stored_precision)
+    return directions.rounding_of_product(update.b, update.a, update.stored_precision)
 
 
 def _kept(matrix, k, needed, stored):

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections import Counter
+from fnmatch import fnmatchcase
 
 from helpers.weights import architectures
 from helpers.weights.tensors import NoSuchModule, WeightsError, listed
@@ -44,6 +45,40 @@ def find(wanted, names, where, more=""):
     near = [ends[end] for end in difflib.get_close_matches(wanted, ends, 3)]
     hint = f"did you mean {listed(near)}?" if near else f"they are {listed(names)}"
     raise NoSuchModule(f"module {wanted!r} is not in {where}, which has {len(names)} modules; {hint}{more}")
+
+
+def expand(pattern, base, names):
+    """The modules among `names`, all of them of the base, that a pattern stands for; of those in brackets the parts.
+
+    pattern: a glob on the end of a name, in whole parts, such as `q_proj` or `layers.1?.self_attn.*`; empty: all. In
+    brackets stands one on parts: `c_attn[*]` all parts, `q_proj[head *]` all heads, `c_attn[q, head 3]` one.
+    Raises NoSuchModule where nothing fits, with what there is; WeightsError where parts are not known.
+    """
+    stem, wanted = split_part(pattern.strip())
+    glob = plain(stem)
+    found = [name for name in names if not stem or any(fnmatchcase(name, end + glob) for end in ("", "*."))]
+    found = found or [find(stem, names, f"what is changed of {base.label}")]  # which says what there is
+    if not pattern.strip().endswith("]"):
+        return found
+    readable = [name for name in found if base.shape(name) or base.weight(name) is None]  # or why none is
+    parts = [f"{name}{text}" for name in readable for text in _parts_like(base, name, wanted)]
+    return parts or [base.layout.cut(found[0], base.shape(found[0]), wanted or "*").text]  # likewise
+
+
+def _parts_like(base, name, wanted):
+    """What may stand in brackets after a module that fits, with the brackets."""
+    if not set(wanted) & set("*?"):
+        try:
+            return [base.layout.cut(name, base.shape(name), wanted).text]
+        except NoSuchModule:
+            return []
+    glob = "".join(wanted.split())
+    alike = {text: "".join(text.split()) for text in base.layout.each(name, base.shape(name))}
+    return [
+        f"[{text}]"
+        for text, plain in alike.items()
+        if ("head" in plain) == ("head" in glob) and any(fnmatchcase(plain, end + glob) for end in ("", "*,"))
+    ]
 
 
 def match(base, updates):
