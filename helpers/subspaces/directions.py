@@ -5,7 +5,7 @@ Symbols as in Hu et al. 2021 (arXiv:2106.09685v2), section 7: W is [out, in], A 
 """
 
 from numbers import Real
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 from typing import SupportsIndex as Index
 
 import numpy as np
@@ -74,8 +74,29 @@ class Decomposition(NamedTuple):
         return Directions((self.right if side == "right" else self.left)[:, :k], self.values[:k], errors.max(), errors)
 
     def scaled(self, factor: Real) -> "Decomposition":
-        """The Decomposition of the matrix times a factor > 0."""
-        return self._replace(**{name: factor * getattr(self, name) for name in ("values", "size", "computed", "floor")})
+        """The Decomposition of the matrix times a factor, which if negative turns the left directions round."""
+        sizes = {name: abs(factor) * getattr(self, name) for name in ("values", "size", "computed", "floor")}
+        return self._replace(left=-self.left if factor < 0 else self.left, **sizes)
+
+
+@runtime_checkable
+class LowRank(Protocol):
+    """Anything with ΔW = scale · b @ a."""
+
+    a: Float[np.ndarray, "r in"]
+    b: Float[np.ndarray, "out r"]
+    scale: Real
+
+
+@runtime_checkable
+class Dense(Protocol):
+    """Anything with ΔW as a whole, `difference`."""
+
+    difference: Float[np.ndarray, "out in"]
+
+
+Factors = tuple[Float[np.ndarray, "out r"], Float[np.ndarray, "r in"]]
+Update = Float[np.ndarray, "out in"] | Factors | Decomposition | LowRank | Dense
 
 
 @passing
@@ -142,6 +163,27 @@ def decompose_product(b: Float[np.ndarray, "m r"], a: Float[np.ndarray, "r n"]) 
     return Decomposition(q_left @ left[:, :k], values, q_right @ right[:k].T, size, computed, computed)
 
 
+def decompose_update(update: Update) -> Decomposition:
+    """The Decomposition of ΔW, all of its directions, from whatever holds it.
+
+    update: ΔW; its factors (b, a), or what has them as .b, .a and .scale, which are not multiplied out; what has it as
+    .difference; or a Decomposition, given back as it is. A negative scale turns the left directions round. Raises
+    ValueError for anything else, as `decompose` and `decompose_product`, and for a scale that is not finite.
+    """
+    if isinstance(update, Decomposition):
+        return update
+    if isinstance(update, LowRank):
+        if not np.isfinite(update.scale):
+            raise ValueError(f"the scale of the update is {update.scale}: expected a finite number")
+        return decompose_product(update.b, update.a).scaled(update.scale)
+    if isinstance(update, tuple):
+        if len(update) != 2:
+            raise ValueError(f"the update is a tuple of {len(update)}: expected the two factors (b, a)")
+        return decompose_product(*update)
+    matrix = checked_matrix(update.difference if isinstance(update, Dense) else update, "the update")
+    return decompose(matrix, min(matrix.shape))
+
+
 def rounding(matrix: Float[np.ndarray, "m n"], precision: Real | None = None) -> Rounding:
     """The Rounding of a matrix whose numbers were stored with this precision: as in `top_directions`.
 
@@ -196,6 +238,8 @@ def round_off(matrix: np.ndarray) -> float:
 
 def checked_matrix(matrix: Float[np.ndarray, "m n"], name: str) -> Float64[np.ndarray, "m n"]:
     """`matrix` as float64; ValueError, which calls it by `name`, unless it is 2-D, not empty and finite."""
+    if np.iscomplexobj(matrix):
+        raise ValueError(f"{name} is complex: expected real numbers")
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"{name} has shape {matrix.shape}: expected two dimensions, neither of them zero")

@@ -135,9 +135,16 @@ def checked_dimensions(i: Numbers, j: Numbers, d: Numbers) -> tuple:
     return i.astype(np.float64), j.astype(np.float64), d.astype(np.float64)
 
 
-def _wishart(freedom, size, draws, rng):
-    """Wishart matrices with unit scale by Bartlett's decomposition, freedom ≥ size: [draws, size, size]."""
-    root = np.tril(rng.standard_normal((draws, size, size)), -1)
-    diagonal = np.arange(size)
+def bartlett(freedom: Index, size: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "{draws} {size} {size}"]:
+    """Triangular factors of Wishart matrices with unit scale (Bartlett 1933), freedom ≥ size.
+
+    They stand for normal matrices [size, freedom], but for a rotation on their right.
+    """
+    root, diagonal = np.tril(rng.standard_normal((draws, size, size)), -1), np.arange(size)
     root[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom - diagonal, (draws, size)))
+    return root
+
+
+def _wishart(freedom, size, draws, rng):
+    root = bartlett(freedom, size, draws, rng)
     return root @ root.swapaxes(1, 2)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from helpers.parameters import BadParameter
-from helpers.subspaces.directions import Decomposition, checked_matrix, decompose, decompose_product, top_directions
+from helpers.subspaces.directions import Update, checked_matrix, decompose_update, top_directions
 
 
 def similarity_grid(u: Float[np.ndarray, "d I"], v: Float[np.ndarray, "d J"]) -> Float64[np.ndarray, "I J"]:
@@ -68,19 +68,19 @@ class Amplification(NamedTuple):
 
 def amplification(
     weight: Float[np.ndarray, "out in"],
-    update: Float[np.ndarray, "out in"] | tuple[Float[np.ndarray, "out r"], Float[np.ndarray, "r in"]] | Decomposition,
+    update: Update,
     rank: Index,
     strongest: Float[np.ndarray, "k_or_more"] | None = None,
 ) -> Amplification:
     """The row of Table 7 for W and ΔW at `rank` r (1 … rank of ΔW).
 
-    update: ΔW, its factors (B, A), which are not multiplied out, or its Decomposition. strongest: the r leading
-    singular values of W, where they are known already. Raises ValueError for other shapes.
+    update: as in `directions.decompose_update`. strongest: the r leading singular values of W, where they are known
+    already. Raises ValueError for other shapes.
     """
     weight = checked_matrix(weight, "weight")
-    of_update = update
-    if not isinstance(update, Decomposition):
-        of_update = decompose_product(*update) if isinstance(update, tuple) else decompose(update, rank)
+    if rank < 1:
+        raise ValueError(f"rank is {rank}: expected 1 … rank of ΔW")
+    of_update = decompose_update(update)
     shape = len(of_update.left), len(of_update.right)
     if weight.shape != shape:
         raise ValueError(f"W is {weight.shape} and ΔW is {shape}: they must have the same shape")
