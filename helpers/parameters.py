@@ -155,11 +155,7 @@ class SubspaceSimilarity(Parameters):
 
     @model_validator(mode="after")
     def _combinations(self):
-        if self.factor == "A" and self.side == "left":
-            raise ValueError(
-                'side is "left" with factor "A", whose left directions lie in R^r and meet none of W: '
-                'use factor "BA", or side "right"'
-            )
+        _refuse_left_of_a(self)
         if self.last_i and self.first_i > self.last_i:
             raise ValueError(
                 f"first_i is {self.first_i}, above last_i, {self.last_i}: rows run from first_i down to last_i"
@@ -339,6 +335,60 @@ class PublishedPictures(Parameters):
     """seed of the stand-in, of the examples, of the shuffled copy and of draws"""
     results: str = ""
     """where the result file goes (empty: nowhere)"""
+
+
+class ModelAtlas(Parameters):
+    """Parameters of notebook 05."""
+
+    inputs: ClassVar = ("base", "adapters", "beside_base", "beside_adapters")
+
+    base: Annotated[str, Field(min_length=1)] = "data/SmolLM2-135M-Instruct"
+    """directory or file of the model's weights"""
+    adapters: Annotated[list[str], Field(min_length=1)] = [
+        "data/language_model_adapters/r4",
+        "data/language_model_adapters/r8",
+        "data/language_model_adapters/r64",
+        "data/language_model_adapters/r64-seed1",
+    ]
+    """adapters, or models fine-tuned from the base: directories or files"""
+    modules: str = ""
+    """pattern on the end of names (empty: all): q_proj, layers.1?.*, q_proj[head *], c_attn[*]"""
+    tested: list[str] = []
+    """modules or patterns whose intruders are tested by draws, 20 at most (empty: what changed most)"""
+    i: NonNegativeInt = 0
+    """directions of W, for φ and energy (0: choose from the size)"""
+    j: NonNegativeInt = 0
+    """directions of the adapter, for φ (0: 4, or as many as all have)"""
+    factor: Literal["A", "BA"] = "BA"
+    """whose φ the pictures show: that of A, or BA for the whole ΔW"""
+    side: Literal["right", "left"] = "left"
+    """right: φ of directions of the input space; left: of the output space (with BA)"""
+    scheduler: str = ""
+    """address of a Dask scheduler whose workers see these files (empty: this process)"""
+    beside_base: str = "data/all-MiniLM-L6-v2"
+    """a second model to set beside, LoRA beside a whole fine-tune (empty: none)"""
+    beside_adapters: list[str] = [
+        "data/adapters/r8-lr0.0003",
+        "data/adapters/r8",
+        "data/adapters/r64",
+        "data/adapters/full",
+    ]
+    """its adapters, or models fine-tuned from it"""
+    seed: NonNegativeInt = 0
+    """seed of all draws"""
+    results: str = ""
+    """where the result file goes (empty: nowhere)"""
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        _refuse_left_of_a(self)
+        for name in ("adapters", "beside_adapters", "tested"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} names one twice: {getattr(self, name)}; name each once")
+        if bool(self.beside_base) != bool(self.beside_adapters):
+            given, lacking = ("beside_base", "beside_adapters")[:: 1 if self.beside_base else -1]
+            raise ValueError(f"{given} is given and {lacking} is empty: give both, or leave both empty")
+        return self
 
 
 class LoraAdapters(Parameters):
@@ -571,6 +621,15 @@ class PlantedModels(Parameters):
         return self.model_dump(include={"tasks", "seeds"}) | self.schedule()
 
 
+def _refuse_left_of_a(p):
+    """Refuse directions that lie in no space of W's."""
+    if p.factor == "A" and p.side == "left":
+        raise ValueError(
+            'side is "left" with factor "A", whose left directions lie in R^r and meet none of W: '
+            'use factor "BA", or side "right"'
+        )
+
+
 def _not_over_what_is_read(p):
     """The parameters of a training notebook, unless other ones would write where the other notebooks read."""
     fields = type(p).model_fields
@@ -589,6 +648,7 @@ SCHEMAS = {
     "02_random_baselines": RandomBaselines,
     "03_digit_saliency": DigitSaliency,
     "04_published_pictures": PublishedPictures,
+    "05_model_atlas": ModelAtlas,
     "lora_adapters": LoraAdapters,
     "language_model_adapters": LanguageModelAdapters,
     "digit_models": DigitModels,

@@ -1,8 +1,9 @@
 """The arithmetic of directions: how much subspaces share, and what chance would have given. Knows arrays.
 
-`inputs`, `study` and `atlas` alone ask `weights` for matrices.
+`inputs`, `study`, `layers` and the atlas (`measured`, `atlas`, `model_atlas`) alone ask `weights` for matrices.
 """
 
+from helpers.subspaces.atlas import atlas
 from helpers.subspaces.directions import (
     Directions,
     decompose,
@@ -10,6 +11,8 @@ from helpers.subspaces.directions import (
     top_directions,
 )
 from helpers.subspaces.inputs import random_adapter
+from helpers.subspaces.intruders import Intruders, intruders
+from helpers.subspaces.model_atlas import ModelAtlas
 from helpers.subspaces.similarity import (
     Amplification,
     amplification,
@@ -19,21 +22,30 @@ from helpers.subspaces.similarity import (
     phi,
     similarity_grid,
 )
+from helpers.subspaces.spectra import RankUse, energy, random_rank_use, rank_use
 from helpers.subspaces.study import Similarity, adapter_names
 
 __all__ = [
     "Amplification",
     "Directions",
+    "Intruders",
+    "ModelAtlas",
+    "RankUse",
     "Similarity",
     "adapter_names",
     "amplification",
+    "atlas",
     "choose_pairs",
     "choose_window",
     "cumulative_phi",
     "decompose",
+    "energy",
+    "intruders",
     "low_rank_directions",
     "phi",
     "random_adapter",
+    "random_rank_use",
+    "rank_use",
     "similarity_grid",
     "top_directions",
 ]

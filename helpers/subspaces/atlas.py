@@ -1,260 +1,245 @@
-"""φ at one (i, j) over the layers of a model: a study asked at every layer → tables."""
+"""A row for every module of a model and every adapter: opened and checked, mapped over modules on Dask, corrected."""
 
+import os
+import re
 import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 from typing import SupportsIndex as Index
 
+import distributed
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from helpers.subspaces import chance, nulls, similarity
-from helpers.subspaces.inputs import Inputs
-from helpers.values import Nothing, computed
-from helpers.weights import modules
+from helpers import workers
+from helpers.parameters import BadParameter
+from helpers.paths import resolve
+from helpers.subspaces import compared, measured, nulls, spectra
+from helpers.subspaces.measured import CHOICES
+from helpers.subspaces.study import PRIME
+from helpers.weights import Base, Updates, WeightsError, modules
 
-CHOICES = {"A": ("A", "right"), "BA right": ("BA", "right"), "BA left": ("BA", "left")}  # (factor, side)
+OF_CHOICE = ("i", "j", "phi", "chance", "ratio", "z", "p", "p_holm")
+OF_ENERGY = ("", "_chance", "_z", "_p", "_p_holm")
+COLUMNS = [
+    *("module", "layer", "projection", "adapter", "why", "out", "in", "rank", "whole"),
+    *("weight_norm", "weight_spectral", "norm", "spectral", "ratio", "ratio_spectral"),
+    *("effective_rank", "stable_rank", "k90", "random_effective_rank", "random_k90", "rank_p", "rank_p_holm"),
+    *("intruders", "intruders_expected"),
+    *(f"energy_{end}{name}" for end in ("in", "out") for name in OF_ENERGY),
+    *("holds", "factor", "factor_by_chance"),
+    *(f"{name}_{choice}" for choice in CHOICES for name in OF_CHOICE),
+]
 
 
-class Place(NamedTuple):
-    """One projection in one layer: its module's full name, W's leading directions, and the adapters' there.
+class Plan(NamedTuple):
+    """What an atlas is made of, opened and checked: places of base and adapters, which are known by their labels.
 
-    found: by adapter, its directions and those of its untrained A.
+    names: {module: what each of the adapters calls it; None: it does not change it}.
     """
 
-    module: str
-    top: Float64[np.ndarray, "d i"]
-    found: dict[str, tuple[Float64[np.ndarray, "d j"], Float64[np.ndarray, "d j"] | None]]
+    base: measured.Place
+    places: list
+    labels: list
+    names: dict
 
 
-def collect(
-    study: Inputs, projection: str, i: Index, j: Index, d: Index, factor: str = "A", side: str = "right"
-) -> tuple[dict[Index, Place], list[str]]:
-    """The directions of W and of the adapters in every layer that has a projection.
+def atlas(
+    base: str | Path | Base,
+    updates: Sequence[str | Path | Updates],
+    modules: str = "",
+    i: Index = 0,
+    j: Index = 0,
+    scheduler: str = "",
+    seed: Index = 0,
+    progress: Callable | None = None,
+) -> pd.DataFrame:
+    """Every measure of what adapters, or models fine-tuned from it, change in a model: a row a module and adapter.
 
-    study: with a base and labels. projection: a module, which stands for its counterparts in all layers. d:
-    dimension that the directions must have. The untrained A is known for factor "A", where the adapter has its file.
+    base, updates: opened, or paths. modules: a pattern, see `modules.expand`. i, j: of φ; 0 to choose as `Similarity`
+    does. scheduler: address of a Dask scheduler whose workers have this package and see these files; empty: threads of
+    this process, one a core. seed: of all draws. progress: called with (modules done, all); None: a bar, after 10 s.
 
-    Returns ({layer: Place}, left_out): modules are left out that have another dimension, a W with fewer than i
-    directions, or an adapter with fewer than j there.
+    Raises WeightsError and BadParameter for what cannot be compared at all. What cannot be computed of a module is NaN
+    in its rows, and the reason in `why`. Columns: module, layer, projection, adapter, why; out, in, rank (r; of a whole
+    ΔW its directions above rounding), whole (whether it is one); weight_norm, norm (Frobenius), weight_spectral,
+    spectral, ratio, ratio_spectral (ΔW to W); effective_rank, stable_rank, k90 (`spectra.RankUse`),
+    random_effective_rank, random_k90, rank_p (`spectra.rank_p`), rank_p_holm; intruders, intruders_expected; energy_in,
+    energy_out: share of ‖ΔW‖²_F in the i leading directions of W on the side of inputs and of outputs, with _chance,
+    _z, _p, _p_holm; holds (‖UᵀWV‖ of directions of ΔW, over that of random ones), factor, factor_by_chance
+    (`similarity.Amplification`); and of the directions of A (_a) and of ΔW (_ba_right, _ba_left) i, j, phi, chance,
+    ratio (φ to chance), z, p, p_holm. p_holm is corrected (Holm) over all rows, and of energy over both sides, of φ
+    over all three choices.
     """
-    places, left_out = {}, []
-    layers = modules.every_layer(projection, study.common)
-    for layer, module in tqdm(layers.items(), desc="layers", delay=10, file=sys.stdout):
-        every = range(len(study.labels))
-        trained = [study.directions(module, n, factor, side).vectors for n in every]
-        before = [study.untrained(module, n) if factor == "A" else None for n in every]
-        out, inputs = study.base.shape(module)
-        enough = all(found.shape[1] >= j for found in trained)
-        if (inputs if side == "right" else out) != d or min(out, inputs) < i or not enough or study.has(module, i) < i:
-            left_out.append(module)
-            continue
-        leading = {
-            name: (v[:, :j].copy(), None if start is None else start.vectors[:, :j].copy())
-            for name, v, start in zip(study.labels, trained, before, strict=True)
-        }
-        places[layer] = Place(module, study.top(module, i, side).vectors, leading)
-    return places, left_out
+    return survey(plan(base, updates, modules, i, j), i, j, scheduler, seed, progress=progress)[0]
 
 
-def pairings(places: dict[tuple, Place], i: Index, j: Index) -> pd.DataFrame:
-    """φ(W, adapter, i, j) of the adapter in every layer with the W of every layer, its own and the others'.
+def plan(
+    base: str | Path | Base, updates: Sequence[str | Path | Updates], pattern: str = "", i: Index = 0, j: Index = 0
+) -> Plan:
+    """The Plan of an atlas. Raises WeightsError, or BadParameter for negative numbers and where nothing is given."""
+    for name, value in (("i", i), ("j", j)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            raise BadParameter(f"{name} is {value!r}: expected a number of directions, or 0 to choose")
+    if not base or not updates or isinstance(updates, str | Path):
+        raise BadParameter("an atlas needs a base and a list of adapters: one of the two is empty, or no list")
+    base, *places = (measured.place(resolve(getattr(each, "path", each))) for each in (base, *updates))
+    opened = measured.base_at(base)
+    every = [measured.updates_at(place, base) for place in places]
+    compared.refuse_twice(every)
+    matches = [compared.matched(opened, updates) for updates in every]
+    _refuse_same_numbers(every, matches)
+    union = sorted(set().union(*matches))
+    names = {module: names_of(module, matches) for module in modules.expand(pattern, opened, union)}
+    return Plan(base, places, labels([place.path for place in places]), names)
 
-    places: {(projection, layer): Place}. Returns projection, layer (the adapter's), weight_layer (that of W), adapter,
-    phi, untrained (NaN: unknown). The rows of a projection stand together, as `nulls.turned` has them.
-    """
-    rows = [
-        [kind, layer, other, name, *(np.nan if v is None else similarity.phi(weight.top, v, i, j) for v in pair)]
-        for kind in dict.fromkeys(kind for kind, _ in places)
-        for (mine, layer), place in places.items()
-        if mine == kind
-        for (its, other), weight in places.items()
-        if its == kind
-        for name, pair in place.found.items()
+
+def labels(paths: Sequence[str]) -> list[str]:
+    """Names of paths, each unique: their last parts, and where these are alike as many more as it takes."""
+    parts = [re.sub(r"[^\w./=+,-]", "·", path).strip("/").split("/") for path in paths]  # nothing that acts as markup
+    lengths = [1] * len(parts)
+    while True:
+        names = ["/".join(each[-n:]) for each, n in zip(parts, lengths, strict=True)]
+        alike = [names.count(name) > 1 and n < len(each) for name, n, each in zip(names, lengths, parts, strict=True)]
+        if not any(alike):
+            return [name + PRIME * names[:n].count(name) for n, name in enumerate(names)]
+        lengths = [n + more for n, more in zip(lengths, alike, strict=True)]
+
+
+def task(
+    plan: Plan, module: str, names: Sequence[str | None], i: Index = 0, j: Index = 0, shown: str = ""
+) -> measured.Task:
+    """The `measured.Task` of a module. names: what each of the adapters calls it, or None."""
+    adapters = dict(zip(plan.labels, zip(plan.places, names, strict=True), strict=True))
+    return measured.Task(module, plan.base, adapters, i, j, shown)
+
+
+def names_of(module: str, matches: Sequence[dict[str, str]]) -> list[str | None]:
+    """What each of the adapters calls a module of the base, with the part in brackets; None where it has none."""
+    whole, text = module, ""
+    if not any(module in pairs for pairs in matches):
+        whole, part = modules.split_part(module)
+        text = f"[{part}]"
+    return [pairs[whole] + text if whole in pairs else None for pairs in matches]
+
+
+def survey(
+    plan: Plan,
+    i: Index = 0,
+    j: Index = 0,
+    scheduler: str = "",
+    seed: Index = 0,
+    shown: str = "ba_left",
+    progress: Callable | None = None,
+) -> tuple[pd.DataFrame, dict]:
+    """(the table of `atlas`, {(module, adapter): `measured.Detail`}). shown: of which of CHOICES the grid is kept."""
+    tasks = [task(plan, module, names, i, j, shown) for module, names in plan.names.items()]
+    kinds = {name: (0, name) for name in plan.names}  # of two in one place the other one by its whole name
+    kinds |= {name: key for key, name in modules.by_layer(plan.names).items()}
+    with client(scheduler, len(tasks)) as at:
+        found = mapped(at, measured.measure, tasks, progress, "modules")
+        rows = pd.DataFrame(
+            [
+                {**dict(zip(("module", "layer", "projection"), (each.module, *kinds[each.module]), strict=True)), **row}
+                for each, measures in zip(tasks, found, strict=True)
+                for row, _ in measures
+            ]
+        ).reindex(columns=COLUMNS)
+        rows = rows.assign(**against_random(at, rows, seed))
+    corrected(rows, [f"energy_{end}" for end in ("in", "out")], "{}_p", "{}_p_holm")
+    corrected(rows, CHOICES, "p_{}", "p_holm_{}")
+    corrected(rows, ["rank"], "{}_p", "{}_p_holm")
+    details = {
+        (each.module, row["adapter"]): detail
+        for each, measures in zip(tasks, found, strict=True)
+        for row, detail in measures
+    }
+    places = {kind: n for n, kind in enumerate(dict.fromkeys(rows["projection"]))}
+    order = sorted(range(len(rows)), key=lambda n: (rows["layer"][n], places[rows["projection"][n]], n))
+    return rows.loc[order].reset_index(drop=True), details
+
+
+def against_random(at: distributed.Client, rows: pd.DataFrame, seed: Index) -> dict[str, np.ndarray]:
+    """{column: values}: random_effective_rank, random_k90 and rank_p (see `spectra.rank_p`) of rows with out, in, rank,
+    effective_rank and whole, of which those of one shape and r share 999 draws, or 25 times as many as rows."""
+    known = rows[rows["effective_rank"].notna()]
+    kinds = [
+        ((int(out), int(width)), None if whole else int(r))
+        for out, width, r, whole in known[["out", "in", "rank", "whole"]].itertuples(index=False)
     ]
-    return pd.DataFrame(rows, columns=["projection", "layer", "weight_layer", "adapter", "phi", "untrained"])
+    draws = max(spectra.LEAST, 25 * len(known))  # so that p may be below 0.05 after Holm's correction
+    different = list(dict.fromkeys(kinds))
+    tasks = [(*kind, seed, draws) for kind in different]
+    drawn = dict(zip(different, mapped(at, _drawn_rank_use, tasks, lambda *_: None), strict=True))
+    found = {name: np.full(len(rows), np.nan) for name in ("random_effective_rank", "random_k90", "rank_p")}
+    for index, kind, own in zip(known.index, kinds, known["effective_rank"], strict=True):
+        effective, k90 = drawn[kind]
+        for name, value in zip(found, (effective.mean(), k90, spectra.rank_p(own, effective)), strict=True):
+            found[name][index] = value
+    return found
 
 
-def own_layers(table: pd.DataFrame, i: Index, j: Index, d: Index) -> pd.DataFrame:
-    """The rows of a table from `pairings` in which an adapter meets its own W, against chance and the other layers' W.
-
-    Returns projection, layer, adapter, phi, untrained, elsewhere (mean φ of the same adapter with the W of the other
-    layers, NaN if there is none), chance, ratio (of phi to it), z and p, and both of untrained.
-    """
-    own = table["layer"] == table["weight_layer"]
-    place = ["projection", "layer", "adapter"]
-    elsewhere = table[~own].groupby(place)["phi"].mean().rename("elsewhere")
-    table = table[own].drop(columns="weight_layer").join(elsewhere, on=place).reset_index(drop=True)
-    table["chance"] = chance.mean(i, j, d)
-    table["ratio"] = table["phi"] / table["chance"]
-    for name, of in (("", "phi"), ("untrained_", "untrained")):
-        table[f"{name}z"] = chance.z_score(table[of], i, j, d)
-        table[f"{name}p"] = chance.tail_probability(table[of], i, j, d)
-    return table
+def corrected(rows: pd.DataFrame, names: Collection[str], p: str, p_holm: str) -> None:
+    """Fill the columns p_holm from those of p, over all of them together (Holm)."""
+    every = nulls.holm(np.concatenate([rows[p.format(name)] for name in names]))
+    for name, part in zip(names, every.reshape(len(names), -1), strict=True):
+        rows[p_holm.format(name)] = part
 
 
-class Survey(NamedTuple):
-    """One choice of factor and side over all layers: {projection: (d, i, j)}, {(projection, layer): Place}, `pairings`,
-    `own_layers`, and the modules left out."""
-
-    sizes: dict
-    places: dict
-    pairings: pd.DataFrame
-    table: pd.DataFrame
-    left_out: list
-
-
-def survey(study: Inputs, factor: str, side: str) -> Survey:
-    """The Survey of the study's module and, beside a query, of the value.
-
-    i and j are the study's where the directions live in its R^d; where they live in another, i is chosen from its size.
-    """
-    sizes, places, tables, owns, left_out = {}, {}, [], [], []
-    for projection in modules.query_and_value(study.module, study.common):
-        shape = study.base.shape(projection)
-        d = shape[1] if side == "right" else shape[0]
-        i = study.i if d == study.d else similarity.choose_window(d, min(shape), study.counts)[0]
-        j, kind = min(study.j, i), modules.short_name(projection)
-        found, left = collect(study, projection, i, j, d, factor, side)
-        found = {(kind, layer): place for layer, place in found.items()}
-        sizes[kind], places, left_out = (d, i, j), places | found, left_out + left
-        tables.append(pairings(found, i, j))
-        owns.append(own_layers(tables[-1], i, j, d))
-    return Survey(sizes, places, *(pd.concat(each, ignore_index=True) for each in (tables, owns)), left_out)
+@contextmanager
+def client(scheduler: str, tasks: int) -> Iterator[distributed.Client]:
+    """A Dask client of a scheduler, or of this process with a thread for each core, whose libraries then use one."""
+    if scheduler:
+        with workers.cluster(scheduler, 0) as found:
+            yield found
+        return
+    jobs = max(1, min(len(os.sched_getaffinity(0)), tasks))
+    with threadpool_limits(1), workers.cluster("", jobs) as found:
+        yield found
 
 
-class Layers:
-    """A study's question in every layer of its projections, for every choice of factor and side that all adapters have.
-
-    study: a `Similarity` with a base. surveys: {choice: Survey}; p_holm in their tables is corrected over all of them.
-    """
-
-    def __init__(self, study):
-        self.study = study
-        found = {name: survey(study, *choice) for name, choice in CHOICES.items() if choice[0] in study.factors}
-        corrected = nulls.holm(np.concatenate([each.table["p"] for each in found.values()]))
-        parts = np.split(corrected, np.cumsum([len(each.table) for each in found.values()])[:-1])
-        self.surveys = {
-            name: each._replace(table=each.table.assign(p_holm=part))
-            for (name, each), part in zip(found.items(), parts, strict=True)
-        }
-
-    @computed()
-    def own_choice(self):
-        """The Survey of the study's own factor and side, as far as its directions live in the study's R^d."""
-        p, study = self.study.parameters, self.study
-        found = next(self.surveys[name] for name, choice in CHOICES.items() if choice == (p.factor, p.side))
-        places = {key: place for key, place in found.places.items() if len(place.top) == study.d}
-        if not places:
-            return Nothing("there is no layer in which all adapters have enough directions")
-        kinds = {kind for kind, _ in places}
-        tables = (table[table["projection"].isin(kinds)] for table in (found.pairings, found.table))
-        return found._replace(
-            places=places, **dict(zip(("pairings", "table"), (t.reset_index(drop=True) for t in tables), strict=True))
+def mapped(
+    at: distributed.Client, function: Callable, tasks: Sequence, progress: Callable | None = None, told: str = "draws"
+) -> list:
+    """The function of each of the tasks, on the workers of a client; stopped with the whole when interrupted."""
+    futures = [at.submit(function, task, pure=False) for task in tasks]
+    every = distributed.as_completed(futures)
+    if progress is None:
+        every, progress = (
+            tqdm(every, total=len(futures), desc=told, delay=10, leave=False, file=sys.stdout),
+            lambda *_: None,
         )
+    try:
+        for done, _ in enumerate(every, 1):
+            progress(done, len(futures))
+        return [future.result() for future in futures]
+    except BaseException:
+        at.cancel(futures)
+        raise
 
-    @computed("own_choice")
-    def table(self):
-        """`own_layers` of the study's own choice, with p_holm."""
-        return self.own_choice.table
 
-    @computed("own_choice")
-    def band(self):
-        """(low, high) of φ: of as many random adapters as there are cases, one set in twenty has one outside."""
-        study, level = self.study, 0.05 / self.choices["cases"].sum()
-        return [chance.critical_phi(share, study.i, study.j, study.d) for share in (1 - level, level)]
+def _drawn_rank_use(task):
+    return spectra.drawn_rank_use(*task)
 
-    @computed()
-    def choices(self):
-        """What a choice of factor and side decides: a row a choice and projection.
 
-        choice, projection, d, i, j, cases, ratio (mean φ over chance), beyond (how many, Holm over all rows together).
-        """
-        rows = []
-        for choice, found in self.surveys.items():
-            for kind, size in found.sizes.items():
-                part = found.table[found.table["projection"] == kind]
-                rows.append([choice, kind, *size, len(part), part["ratio"].mean(), (part["p_holm"] < 0.05).sum()])
-        return pd.DataFrame(rows, columns=["choice", "projection", "d", "i", "j", "cases", "ratio", "beyond"])
-
-    @computed()
-    def notes(self):
-        """What a reader must see of what is in no table, for each choice: sentences."""
-        told = []
-        for choice, names in ((name, found.left_out) for name, found in self.surveys.items() if found.left_out):
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            told.append(
-                f"{choice} leaves out, of another size or with too few directions: {', '.join(names[:4])}{more}"
-            )
-        return told
-
-    @computed("own_choice")
-    def averages(self):
-        """Over the layers of a projection: ratio (mean φ over chance), p and p_holm of it by `turned`."""
-        own = self.own_choice.pairings["layer"] == self.own_choice.pairings["weight_layer"]
-        rows = {}
-        for kind, part in self.table.groupby("projection", sort=False):
-            here = (own & (self.own_choice.pairings["projection"] == kind)).to_numpy()
-            p = nulls.monte_carlo_p(part["phi"].mean(), self.turned[:, here].mean(1))
-            rows[kind] = [part["ratio"].mean(), p]
-        found = pd.DataFrame.from_dict(rows, orient="index", columns=["ratio", "p"]).rename_axis("projection")
-        return found.assign(p_holm=nulls.holm(found["p"]))
-
-    @computed("own_choice")
-    def summary(self):
-        """The table in single numbers: word, cases, beyond; ratio, elsewhere (times chance).
-
-        known, before, least before: untrained ones, how many of them lie beyond chance, their smallest p (Holm).
-        """
-        table, higher = self.table, self.averages.index[self.averages["p_holm"] < 0.05]
-        n, beyond, known = len(table), (table["p_holm"] < 0.05).sum(), nulls.holm(table["untrained_p"].dropna())
-        on_average = f"On average in {' and '.join(higher)}, but in no single case" if len(higher) else "Not detectably"
-        found = {"word": "Yes, everywhere" if beyond == n else "In some cases" if beyond else on_average}
-        found |= {"cases": n, "beyond": beyond, "ratio": table["ratio"].mean()}
-        found |= {"elsewhere": (table["elsewhere"] / table["chance"]).mean(), "known": len(known)}
-        found |= {"before": int((known < 0.05).sum()), "least before": min(known, default=np.nan)}
-        return pd.Series(found)
-
-    @computed("own_choice")
-    def shared(self):
-        """Mean φ(i, i) between the W of different layers, by projection."""
-        found = nulls.shared_by_layers(self.own_choice.places, self.study.i)
-        return pd.Series(found) if found else Nothing("there is a single layer")
-
-    @computed("own_choice")
-    def detectable(self):
-        """The mean φ, as a multiple of chance, from which nine in ten adapters are noticed among all cases."""
-        study, level = self.study, 0.05 / self.choices["cases"].sum()
-        if not study.spread:
-            return Nothing("chance has no spread here")
-        return chance.detectable_phi(study.i, study.j, study.d, level, 0.9, 1000, study.rng(6)) / study.chance
-
-    @computed("own_choice")
-    def turned(self):
-        """φ of the pairings when all W are turned by one random rotation, many times: see `nulls.turned`."""
-        return nulls.turned(self.own_choice.places, self.study.i, self.study.j, self.study.rng(7))
-
-    @computed("own_choice")
-    def own(self):
-        """Whether an adapter's own layer's W is special, by projection: see `nulls.own_layer`."""
-        found = nulls.own_layer(self.own_choice.pairings, self.turned, self.study.rng(3)).set_index("projection")
-        least = max(nulls.holm(found["least"]), default=None)
-        if least is None:
-            return Nothing("there is a single layer")
-        return found if least < 0.05 else Nothing(f"of so few layers p cannot fall below {least:.2f}, corrected")
-
-    @computed("own_choice")
-    def by_rank(self):
-        """How φ goes with r over all layers: a `nulls.Growth`, against `turned`."""
-        ranks = [
-            self.study.rank(
-                self.own_choice.places[row.projection, row.layer].module, self.study.labels.get_loc(row.adapter)
-            )
-            for row in self.table.itertuples()
-        ]
-        own = self.own_choice.pairings["layer"] == self.own_choice.pairings["weight_layer"]
-        found = nulls.growth_with_rank(self.table, ranks, self.turned[:, own.to_numpy()])
-        if len(set(ranks)) < 2:
-            return Nothing("the adapters have one rank")
-        return Nothing("no layer has both the least and the greatest rank") if np.isnan(found.p) else found
+def _refuse_same_numbers(every, matches):
+    """WeightsError where two adapters hold the same numbers wherever both change something."""
+    for n, other in enumerate(every):
+        for k, one in enumerate(every[:n]):
+            alike = None
+            for module in sorted(matches[k].keys() & matches[n].keys()):
+                try:
+                    pair = one.update(matches[k][module]), other.update(matches[n][module])
+                except WeightsError:
+                    continue  # a row will say why
+                if not compared.same_numbers(*pair):
+                    break
+                if not compared.without_directions(pair[0], "BA", "", "", ""):
+                    alike = module
+            else:
+                if alike:
+                    raise WeightsError(compared.given_twice(one, other, alike))

@@ -19,6 +19,7 @@ from helpers.subspaces.chance import Numbers
 LEAD_PAIRS = 500  # random pairs drawn at once
 PERMUTATIONS = 9999  # of layers, at most
 ROTATIONS = 199  # by default; p cannot fall below 1 / (ROTATIONS + 1)
+LEAST_LAYERS = 5  # of a trend
 
 
 def holm(p: Numbers) -> Float64[np.ndarray, "n"]:
@@ -57,8 +58,9 @@ def pairing_test(table: pd.DataFrame, rng: Generator | None) -> dict[str, float]
 
     Which W belongs to which layer is permuted, for all adapters of a layer together, and the mean φ compared; all
     permutations while there are at most 9,999 (7 layers), as many random ones beyond. Exact if layers may be exchanged;
-    where W and adapters both drift with depth p is too small, see `own_layer`. table: as from `atlas.pairings`. Returns
-    {projection: p}, without the projections that have a single layer; p cannot fall below 1 / (number of layers)!.
+    where W and adapters both drift with depth p is too small, see `own_layer`. table: as from `layers.pairings`.
+    Returns {projection: p}, without the projections that have a single layer; p cannot fall below 1 / (number of
+    layers)!.
     """
     found = {}
     for projection, part in table.groupby("projection", sort=False):
@@ -90,10 +92,10 @@ def shared_by_layers(places: dict, i: Index) -> dict[str, float]:
 def turned(
     places: dict, i: Index, j: Index, rng: Generator, draws: Index = ROTATIONS
 ) -> Float64[np.ndarray, "{draws} rows"]:
-    """φ(i, j) of the rows of `atlas.pairings` when all W are turned by one random rotation.
+    """φ(i, j) of the rows of `layers.pairings` when all W are turned by one random rotation.
 
     A Haar rotation is drawn for each of `draws`. The W keep their relations to each other, and so do the adapters;
-    between the two there is none but by chance. places: as from `atlas.collect`.
+    between the two there is none but by chance. places: as from `layers.collect`.
     """
     frame, mix = np.linalg.qr(np.hstack([place.top[:, :i] for place in places.values()]))
     mix = mix.reshape(len(mix), len(places), i)
@@ -132,7 +134,7 @@ def own_layer(table: pd.DataFrame, drawn: Float[np.ndarray, "draws rows"], rng: 
 
     Permuted layers (`pairing_test`) are too sure where the W and the adapters drift with depth; a rotation of all W
     (own minus elsewhere, mean φ) keeps both drifts, but its null is that W and adapters have nothing in common.
-    table: as from `atlas.pairings`. drawn: its `turned`. rng: of the permutations.
+    table: as from `layers.pairings`. drawn: its `turned`. rng: of the permutations.
 
     Returns a DataFrame, a row for each projection with more than one layer: projection, own, elsewhere (mean φ),
     permutation, rotation (their p), p (the larger), p_holm, least (below which p cannot fall).
@@ -165,7 +167,7 @@ def growth_with_rank(table: pd.DataFrame, ranks: Numbers, drawn: Float[np.ndarra
 
     Modules of one adapter are not independent, so that a t test over them is too sure; the draws carry their
     dependence. p says that these adapters' φ differ as chance would not have it, not that other runs' would.
-    table: projection, layer and phi of n adapters in their places, as from `atlas.own_layers`; ranks: theirs. drawn: φ
+    table: projection, layer and phi of n adapters in their places, as from `layers.own_layers`; ranks: theirs. drawn: φ
     under the null, the columns of `turned` of adapters with their own layer's W, or for the adapters of
     one module independent `haar.random_phi`. Means and lead are over the places in which a rank occurs, and both the
     least and the greatest do; p is NaN where there is none, or one rank only.
@@ -194,6 +196,35 @@ def rises(phi_first: Numbers, phi_last: Numbers, first: Index, last: Index, j: I
     corrected = holm(np.concatenate([above, 1 - above])).reshape(2, -1)
     columns = {"rise": rise, "chance": (last - first) / d, "p above": above, "p below": 1 - above}
     return pd.DataFrame(columns | dict(zip(("above", "below"), corrected, strict=True)))
+
+
+class Trend(NamedTuple):
+    """Slope of a measure per layer, with the ends of its 95 % interval."""
+
+    slope: float
+    low: float
+    high: float
+
+
+def depth_trend(values: Numbers, layers: Numbers) -> Trend:
+    """The Trend of a measure over the depth of a model, from the means of its four quarters, as neighbours are alike.
+
+    A line through the means, and an interval of two degrees of freedom. Of residuals that follow each other (AR(1))
+    it covers a slope of zero, in 2,000 draws of 30 layers, in 0.95 (ρ = 0), 0.94 (0.5), 0.92 (0.8) and 0.84 (0.95); of
+    12 layers in 0.94, 0.93, 0.88 and 0.80. layers: of each value; What is not finite among the values is left out.
+    All NaN for fewer than five layers. ValueError unless there are as many of each.
+    """
+    values, layers = (np.asarray(each, dtype=float) for each in (values, layers))
+    if values.shape != layers.shape or values.ndim != 1:
+        raise ValueError(f"values of shape {values.shape} and layers of shape {layers.shape}: expected one of each")
+    order = np.argsort(layers)
+    order = order[np.isfinite(values[order])]
+    if len(np.unique(layers[order])) < LEAST_LAYERS:
+        return Trend(*[np.nan] * 3)
+    quarters = np.array_split(order, 4)
+    line = stats.linregress(*([each[quarter].mean() for quarter in quarters] for each in (layers, values)))
+    reach = stats.t.ppf(0.975, 2) * np.nan_to_num(line.stderr)  # NaN of a constant
+    return Trend(*(float(each) for each in (line.slope, line.slope - reach, line.slope + reach)))
 
 
 def _every_pair(weights, adapters):

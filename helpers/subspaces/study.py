@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from helpers.subspaces import atlas, chance, haar, nulls, similarity
+from helpers.subspaces import chance, haar, layers, nulls, similarity
+from helpers.subspaces.contents import Contents
 from helpers.subspaces.inputs import Inputs, random_adapter
 from helpers.values import Nothing, computed
-from helpers.weights import modules
+from helpers.weights import LowRank, modules
 
 PRIME = "\u2032"
 FACTORED = 3  # z of φ of A less that of B A from which on A is said to depend on the factoring
@@ -300,7 +301,7 @@ class Similarity(Inputs):
         rows = {}
         for n, name in enumerate(self.labels):
             rank = self.directions(self.module, n, "BA").singular_values.size
-            if self.factors == ["BA"]:
+            if not isinstance(self.here[n], LowRank):
                 rank = min(rank, self.last_i)
             if 0 < rank < min(self.weight.shape):  # an untrained B adds nothing; all directions hold all of W
                 strongest = self.top(self.module, self.has(self.module, rank)).singular_values
@@ -311,6 +312,11 @@ class Similarity(Inputs):
             return Nothing("no adapter adds anything, or each adds in all directions")
         columns = [*similarity.Amplification._fields, "beaten"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("adapter")
+
+    @computed()
+    def contents(self):
+        """What the updates of the module are made of: `contents.Contents`."""
+        return Contents(self)
 
     @computed("reading")
     def start(self):
@@ -356,5 +362,5 @@ class Similarity(Inputs):
 
     @computed("grids")
     def layers(self):
-        """The same question in every layer: `atlas.Layers`."""
-        return atlas.Layers(self)
+        """The same question in every layer: `layers.Layers`."""
+        return layers.Layers(self)

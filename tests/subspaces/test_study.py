@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from scipy import linalg
 
 from helpers.parameters import SubspaceSimilarity
-from helpers.subspaces import atlas, chance, compared, directions, haar, inputs, nulls, study
+from helpers.subspaces import chance, compared, directions, haar, inputs, nulls, study
+from helpers.subspaces.layers import collect, own_layers, pairings
 from helpers.weights import WeightsError, open_base
 from tests.conftest import MODULE
 
@@ -49,7 +50,7 @@ def places(make_base, make_adapter, rng):
     save_file(untrained, place / "untrained_A.safetensors")
     found = {}
     for kind in "qv":
-        there, left_out = atlas.collect(opened(base, place), name(0, kind), TOP, J, D)
+        there, left_out = collect(opened(base, place), name(0, kind), TOP, J, D)
         assert left_out == []
         found |= {(f"{kind}_proj", layer): each for layer, each in there.items()}
     return found, weights, place
@@ -62,7 +63,7 @@ def phi(weight, a):
 
 def test_every_adapter_meets_the_weight_of_every_layer(places):
     found, weights, place = places
-    table = atlas.pairings(found, TOP, J)
+    table = pairings(found, TOP, J)
     assert list(table.columns) == ["projection", "layer", "weight_layer", "adapter", "phi", "untrained"]
     assert len(table) == 2 * 3 * 3
     trained, untrained = (load_file(place / f"{file}.safetensors") for file in ("adapter_model", "untrained_A"))
@@ -75,8 +76,8 @@ def test_every_adapter_meets_the_weight_of_every_layer(places):
 
 
 def test_own_layers_beside_the_others(places):
-    table = atlas.pairings(places[0], TOP, J)
-    own = atlas.own_layers(table, TOP, J, D)
+    table = pairings(places[0], TOP, J)
+    own = own_layers(table, TOP, J, D)
     assert len(own) == 6
     for row in own.itertuples():
         here = table[(table["projection"] == row.projection) & (table["layer"] == row.layer)]
@@ -172,7 +173,7 @@ def test_what_does_not_apply_is_nothing_with_its_reason(make_base, make_adapter,
 
 
 def test_permuting_layers_against_brute_force(places):
-    table = atlas.pairings(places[0], TOP, J)
+    table = pairings(places[0], TOP, J)
     found = nulls.pairing_test(table, np.random.default_rng(0))
     assert found.keys() == {"q_proj", "v_proj"}
     for kind, p in found.items():
@@ -192,13 +193,13 @@ def test_permuting_layers_of_an_unrelated_adapter_gives_uniform_p_values(rng):
 
 
 def test_a_single_layer_cannot_be_permuted(places):
-    table = atlas.pairings(places[0], TOP, J)
+    table = pairings(places[0], TOP, J)
     assert nulls.pairing_test(table[(table["layer"] == 0) & (table["weight_layer"] == 0)], None) == {}
 
 
 def test_directions_may_be_put_in_the_place_of_a_weights(places):
     found, _, _ = places
-    table = atlas.pairings({key: place._replace(top=place.found["r = 4"][0]) for key, place in found.items()}, J, J)
+    table = pairings({key: place._replace(top=place.found["r = 4"][0]) for key, place in found.items()}, J, J)
     assert table.loc[table["layer"] == table["weight_layer"], "phi"].to_numpy() == pytest.approx(1)
 
 
@@ -215,7 +216,7 @@ def test_how_much_the_layers_weights_share(places):
 def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(places):
     found, _, _ = places
     same = {key: place._replace(top=found["q_proj", 0].top) for key, place in found.items()}
-    table = atlas.pairings(found, TOP, J)
+    table = pairings(found, TOP, J)
     own = (table["layer"] == table["weight_layer"]).to_numpy()
     spreads = []
     for weights in (found, same, nulls.before_training(found)):
@@ -228,7 +229,7 @@ def test_turning_all_weights_together_gives_chance_and_keeps_what_they_share(pla
 
 def test_before_training_an_adapter_is_its_untrained_a(places):
     found = places[0]
-    trained, before = (atlas.pairings(each, TOP, J) for each in (found, nulls.before_training(found)))
+    trained, before = (pairings(each, TOP, J) for each in (found, nulls.before_training(found)))
     assert before["phi"].tolist() == trained["untrained"].tolist()
     assert before["untrained"].isna().all()
 
@@ -244,21 +245,21 @@ def test_turned_by_nothing_the_table_is_what_it_was(places, monkeypatch, rng, or
     found = order(places[0])
     frame = np.linalg.qr(np.hstack([place.top for place in found.values()]))[0]
     monkeypatch.setattr(haar, "random_directions", lambda *_: frame)
-    table = atlas.pairings(found, TOP, J)
+    table = pairings(found, TOP, J)
     np.testing.assert_allclose(nulls.turned(found, TOP, J, rng, 2), [table["phi"]] * 2, atol=1e-12)
     turn = np.linalg.qr(rng.standard_normal((D, D)))[0]
     monkeypatch.setattr(haar, "random_directions", lambda *_: turn @ frame)
-    by_hand = atlas.pairings({key: place._replace(top=turn @ place.top) for key, place in found.items()}, TOP, J)
+    by_hand = pairings({key: place._replace(top=turn @ place.top) for key, place in found.items()}, TOP, J)
     np.testing.assert_allclose(nulls.turned(found, TOP, J, rng, 1)[0], by_hand["phi"], atol=1e-12)
     np.testing.assert_allclose(
         nulls.turned(found, TOP, J - 1, rng, 1)[0],
-        atlas.pairings({key: place._replace(top=turn @ place.top) for key, place in found.items()}, TOP, J - 1)["phi"],
+        pairings({key: place._replace(top=turn @ place.top) for key, place in found.items()}, TOP, J - 1)["phi"],
         atol=1e-12,
     )
 
 
 def test_an_adapters_own_layer_by_both_nulls(places):
-    table = atlas.pairings(places[0], TOP, J)
+    table = pairings(places[0], TOP, J)
     found = nulls.own_layer(table, nulls.turned(places[0], TOP, J, np.random.default_rng(0)), np.random.default_rng(0))
     assert found["projection"].tolist() == ["q_proj", "v_proj"]
     assert found["permutation"].tolist() == list(nulls.pairing_test(table, np.random.default_rng(0)).values())
@@ -269,7 +270,7 @@ def test_an_adapters_own_layer_by_both_nulls(places):
     own = table[(table["layer"] == table["weight_layer"]) & (table["projection"] == "q_proj")]
     assert found["own"][0] == pytest.approx(own["phi"].mean())
     alone = {key: place for key, place in places[0].items() if key[1] == 0}
-    table = atlas.pairings(alone, TOP, J)
+    table = pairings(alone, TOP, J)
     rng = np.random.default_rng(0)
     assert nulls.own_layer(table, nulls.turned(alone, TOP, J, rng, 2), rng).empty
 
@@ -325,8 +326,8 @@ def test_holms_correction():
 
 
 def test_no_model_no_rows():
-    table = atlas.pairings({}, TOP, J)
-    assert atlas.own_layers(table, TOP, J, D).empty
+    table = pairings({}, TOP, J)
+    assert own_layers(table, TOP, J, D).empty
     assert nulls.pairing_test(table, None) == {}
 
 
@@ -422,7 +423,7 @@ def test_every_matrix_is_decomposed_once(make_base, make_adapter, rng, monkeypat
     found = opened(base, place)
     for factor, side in (("A", "right"), ("BA", "right"), ("BA", "left")):
         for module in names[:2]:
-            atlas.collect(found, module, TOP, J, D, factor, side)
+            collect(found, module, TOP, J, D, factor, side)
         for k in (1, TOP, D):
             found.top(names[0], k, side)
     assert len(seen) == 3 * len(names)  # W, A and BA of each
@@ -504,7 +505,7 @@ def test_layers_that_were_frozen_and_packed_ones_are_left_out_of_the_table(make_
     )
     found = opened(base, tuned, module=names[0], factor="BA")
     assert found.directions(names[1], 0, "BA").vectors.shape[1] == 0
-    places, left_out = atlas.collect(found, names[0], TOP, J, D, "BA")
+    places, left_out = collect(found, names[0], TOP, J, D, "BA")
     assert left_out == [names[1]]
     assert len(places) == 2
     refuses("is what it is in base", tuned, base=base, module=names[1], factor="BA")
