@@ -1,5 +1,6 @@
 """Data → pictures and words. Computes nothing but layout; explorers ask the floors above at each position."""
 
+from helpers.show.atlas import adapters_beside, depth, grids, heatmaps, ranking
 from helpers.show.curves import (
     critical_curves,
     detection_curves,
@@ -34,18 +35,24 @@ from helpers.show.phi import (
     set_title,
     similarity_panels,
 )
+from helpers.show.spectra import intruder_cosines, spectrum
 from helpers.show.words import fill, listed, number, p_value, pivoted, probability, readings, rounding, span
 
 __all__ = [
     "accuracy_dots",
+    "adapters_beside",
     "comparison",
     "confusion",
     "contested",
     "critical_curves",
+    "depth",
     "detection_curves",
     "fill",
     "full_and_triangle",
+    "grids",
     "headline",
+    "heatmaps",
+    "intruder_cosines",
     "law_panels",
     "layer_curves",
     "layer_panels",
@@ -62,6 +69,7 @@ __all__ = [
     "phi_titles",
     "pivoted",
     "probability",
+    "ranking",
     "reading_intervals",
     "readings",
     "region_view",
@@ -72,6 +80,7 @@ __all__ = [
     "similarity_dots",
     "similarity_panels",
     "span",
+    "spectrum",
     "tail_curves",
     "worst_errors",
 ]

@@ -9,7 +9,8 @@ from helpers import digits
 from helpers.digits import controls, grids
 from helpers.parameters import METHODS, BadParameter, DigitSaliency, RandomBaselines, SubspaceSimilarity
 from helpers.show import live, words
-from helpers.show.explore import FEW, Axis, Cells, Explorer
+from helpers.show.explore import BUDGET, FEW, Axis, Cells, Explorer
+from helpers.show.layer_card import LayerCards
 from helpers.show.phi import PhiRow, phi_titles
 from helpers.subspaces import chance, haar
 from helpers.subspaces.directions import FULL_SVD_SIZE
@@ -17,6 +18,8 @@ from helpers.values import Nothing, passing
 from helpers.weights import modules
 
 WORK = 10**10  # multiplications; where decomposing all weights takes more, a page holds the one in question only
+KINDS = 12  # projections that a page of an atlas holds all of; more of them are heads
+CARD, ADAPTER = 27_000, 3_500  # bytes in a page that a layer's card takes, and every adapter on it
 SHORT = {"phi": "φ", "excess": "φ − chance", "z": "z"}
 
 
@@ -109,6 +112,25 @@ def digit_saliency(study):
         kinds("colour_map", sorted({"inferno", "hot", "viridis", "Greys", p.colour_map}), "colours", in_page=()),
     ]
     return Explorer("Maps of digits by a network and by copies with shuffled layers", work.draw, axes, start)
+
+
+@passing
+def model_atlas(atlas):
+    """Explorer of notebook 05: a card of one module at a time, with all adapters. atlas: a `subspaces.ModelAtlas`."""
+    if isinstance(atlas.rows, Nothing):
+        return atlas.rows
+    work = LayerCards(atlas)
+    if not work.details:
+        return Nothing("no module could be measured")
+    layers, every = atlas.layers, len(atlas.projections) <= KINDS
+    most = int(0.85 * BUDGET / (CARD + ADAPTER * len(atlas.labels))) // (len(atlas.projections) if every else 1)
+    ends = np.linspace(0, len(layers) - 1, min(max(most, 2), len(layers))).round().astype(int)
+    axis = partial(_axis, type(atlas.parameters), about="modules")
+    axes = [
+        axis("layer", layers, "layer", in_page=tuple(layers[place] for place in ends)),
+        axis("projection", atlas.projections, "projection", kinds=True, in_page=None if every else ()),
+    ]
+    return Explorer("What each update is, module by module", work.draw, axes, work.start)
 
 
 class _Similarity:

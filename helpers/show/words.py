@@ -59,8 +59,9 @@ def number(value, digits=2):
 
 
 def span(values, digits=1):
-    """Least and greatest of some numbers in words, `1.0 to 2.5`, or the one they share."""
-    ends = dict.fromkeys(number(end, digits) for end in (min(values), max(values)))
+    """Least and greatest of some numbers in words, `1.0 to 2.5`, or the one they share; `–` where none is known."""
+    known = [value for value in values if not np.isnan(value)]
+    ends = dict.fromkeys(number(end(known, default=np.nan), digits) for end in (min, max))
     return " to ".join(ends)
 
 

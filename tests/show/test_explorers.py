@@ -30,13 +30,20 @@ def digits_of_a_run():
     return digits.Study(parameters.DigitSaliency(examples_per_digit=5))
 
 
-@pytest.fixture(params=["01", "02", "03"])
-def build(request, inputs, digits_of_a_run):
+@pytest.fixture(scope="module")
+def atlas():
+    given = {"base": MINILM["base"], "adapters": MINILM["adapters"][:2], "modules": "layer.[13].*"}
+    return subspaces.ModelAtlas(parameters.ModelAtlas(**given, beside_base="", beside_adapters=[]))
+
+
+@pytest.fixture(params=["01", "02", "03", "05"])
+def build(request, inputs, digits_of_a_run, atlas):
     """A function that gives a new explorer of a notebook."""
     return {
         "01": lambda: explorers.subspace_similarity(inputs),
         "02": lambda: explorers.random_baselines(parameters.RandomBaselines(draws=200)),
         "03": lambda: explorers.digit_saliency(digits_of_a_run),
+        "05": lambda: explorers.model_atlas(atlas),
     }[request.param]
 
 
@@ -72,13 +79,14 @@ def test_sliders_parameters_and_schema_are_one_set_of_names(build):
     explorer = build()
     names = {name for axis in explorer.axes for name in ([axis.name] if isinstance(axis.name, str) else axis.name)}
     schemas = (parameters.SubspaceSimilarity, parameters.RandomBaselines, parameters.DigitSaliency)
-    (schema,) = [each for each in schemas if names - {"layer", "projection"} <= each.model_fields.keys()]
+    own = names - {"layer", "projection"}  # notebook 05 has no others
+    (schema,) = [each for each in schemas if own <= each.model_fields.keys()] if own else [parameters.ModelAtlas]
     for axis in explorer.axes:
         assert len(set(map(axis.word, axis.values))) == len(axis.values), axis.label
-        fields = {"layer": "module", "projection": "module"}
-        own = [axis.name] if isinstance(axis.name, str) else axis.name
-        assert axis.help in [schema.model_fields[fields.get(name, name)].description for name in own]
-        for name in own:
+        fields = dict.fromkeys(["layer", "projection"], "module" if own else "modules")
+        moved = [axis.name] if isinstance(axis.name, str) else axis.name
+        assert axis.help in [schema.model_fields[fields.get(name, name)].description for name in moved]
+        for name in moved:
             field = schema.model_fields[fields.get(name, name)]
             assert explorer.start[name] in axis.values
             if name in schema.model_fields:

@@ -1,0 +1,87 @@
+"""What figures of many adapters, layers and modules share: looks, names, legends and logarithmic axes."""
+
+import textwrap
+
+import numpy as np
+import seaborn as sns
+from matplotlib.ticker import NullLocator
+
+from helpers.show.phi import value_range
+
+MARKERS = "osD^vPX<>*"
+DECADES = 20  # greatest over least, from which on a scale is logarithmic
+
+
+def looks(names):
+    """A colour and a marker for each name."""
+    colours = [colour for colour in sns.color_palette("colorblind") if len(set(colour)) > 1]  # grey is chance's
+    return {
+        name: {"color": colours[place % len(colours)], "marker": MARKERS[place % len(MARKERS)]}
+        for place, name in enumerate(names)
+    }
+
+
+def plain(name):
+    """A name as text that draws as it stands, in which a dollar sign begins no formula."""
+    return str(name).replace("$", r"\$")
+
+
+def named(name):
+    """A name for a legend."""
+    return plain(ending(str(name), 32))
+
+
+def ending(name, most):
+    """The end of a name that is longer than so many letters."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def folded(name, inches):
+    """A name as a title above so many inches."""
+    return plain(textwrap.fill(str(name), max(8, int(11 * inches))))
+
+
+def legend(place, artists, **where):
+    """A legend of these artists alone, whose names may begin as they like: matplotlib passes over an underscore."""
+    look = {"frameon": False, "fontsize": "small"}
+    return place.legend(artists, [artist.get_label() for artist in artists], **look, **where)
+
+
+def wrapped(count, most):
+    """(lines, how many in each) of so many panels, of which `most` stand side by side."""
+    lines = -(-count // max(most, 1))
+    return lines, -(-count // lines)
+
+
+def some(count, most):
+    """Places of at most so many of `count`, evenly."""
+    return range(0, count, -(-count // max(int(most), 1)))
+
+
+def over_decades(values):
+    """Whether all of some values lie above 0 and the greatest far above the least."""
+    low, high = value_range([values])
+    return low > 0 and high > DECADES * low
+
+
+def logarithmic(axes, which, values):
+    """Make the axis "x" or "y" logarithmic over those of some values that lie above 0, with few numbers along it."""
+    values = np.asarray(values, float)
+    ends = value_range([values[values > 0]])
+    ends = (ends[0] / 1.15, ends[1] * 1.15) if ends[1] else (0.5, 2)
+    axes.set(**{f"{which}scale": "log", f"{which}lim": ends})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_ticks(*log_ticks(*ends))
+    axis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low, high):
+    """(places, labels) of a logarithmic axis, some seven at most."""
+    places = [digit * 10.0**power for power in range(-15, 16) for digit in (1, 2, 5)]
+    inside = [place for place in places if low <= place <= high]
+    if len(inside) > 7:
+        inside = [place for place in places[::3] if low <= place <= high]
+        inside = inside[:: 1 + len(inside) // 8]
+    inside = inside or [(low * high) ** 0.5]
+    few = [f"{place:.3g}" if 1e-3 <= place < 1e5 else f"$10^{{{np.log10(place):.0f}}}$" for place in inside]
+    return inside, few
