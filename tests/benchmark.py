@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,12 +24,13 @@ from safetensors.torch import save_file
 from scipy import stats
 from torch import nn
 
-from helpers import digits, parameters, subspaces
+from helpers import digits, parameters, subspaces, weights
 from helpers.digits import batches, bundled, controls, saliency
 from helpers.paths import ROOT
 from helpers.press import run, sweep
 from helpers.show import explorers
-from helpers.subspaces import chance, haar
+from helpers.subspaces import chance, directions, haar
+from helpers.subspaces.intruders import leading_cosines
 from tests.notebooks import running
 
 
@@ -174,6 +176,8 @@ def main():
     maps()
     reading()
     decompositions()
+    intruders()
+    atlas()
     explorer()
     runner()
 
@@ -243,6 +247,50 @@ def decompositions():
     (ours, once), (theirs, again) = found
     show("notebook 01, every matrix decomposed once    ", ours, theirs, "decomposed whenever asked for")
     print(f"    {len(once)} decompositions of {len(set(once))} matrices; without memory {len(again)}")
+
+
+def intruders():
+    """Counts of intruders of every bundled module and adapter, and two whole decompositions of each in float64."""
+    pairs, matrices = [], {}
+    for name, adapters in (("all-MiniLM-L6-v2", "adapters"), ("SmolLM2-135M-Instruct", "language_model_adapters")):
+        base = weights.open_base(ROOT / "data" / name)
+        for place in sorted((ROOT / "data" / adapters).iterdir()):
+            updates = weights.open_update(place, base)
+            found = weights.match(base, updates).items()
+            pairs += [((name, module), updates.update(called)) for module, called in found]
+        matrices |= {place: base.weight(place[1]).astype(float) for place, _ in pairs if place[0] == name}
+
+    def ours():
+        known = {place: directions.decompose(weight, min(weight.shape)) for place, weight in matrices.items()}
+        return [int((leading_cosines(known[place], update)[0] < 0.5).sum()) for place, update in pairs]
+
+    def theirs():
+        counts = []
+        for place, update in pairs:
+            both = matrices[place], matrices[place] + update.delta()
+            before, after = (np.linalg.svd(matrix, full_matrices=False)[0] for matrix in both)
+            counts.append(int((np.abs(after[:, :10].T @ before).max(1) < 0.5).sum()))
+        return counts
+
+    counts, times = [], []
+    for count in (ours, theirs):
+        start = time.perf_counter()
+        counts.append(count())
+        times.append(time.perf_counter() - start)
+    same = "same counts" if counts[0] == counts[1] else "OTHER COUNTS"
+    show(f"intruders of {len(pairs)} bundled updates, {same}", *times, "two SVDs of each")
+
+
+def atlas():
+    """The atlas of SmolLM2 with four adapters, and one adapter at a time, which decomposes every W four times."""
+    p = parameters.ModelAtlas()
+    start = time.perf_counter()
+    subspaces.atlas(p.base, p.adapters)
+    ours, start = time.perf_counter() - start, time.perf_counter()
+    for adapter in p.adapters:
+        subspaces.atlas(p.base, [adapter])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    show(f"atlas of SmolLM2, {peak:.1f} GB at most so far", ours, time.perf_counter() - start, "an adapter at a time")
 
 
 def explorer():
