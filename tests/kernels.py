@@ -19,7 +19,7 @@ from jupyter_client import AsyncKernelManager
 from helpers.paths import ROOT
 
 FORKING = """
-import json, os, sys
+import atexit, json, os, sys
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel sets before it imports
 
 import captum.attr, matplotlib.pyplot, matplotlib_inline.backend_inline, numpy
@@ -42,7 +42,8 @@ for line in sys.stdin:
     numpy.random.seed()  # or all kernels would draw the same; `random` is seeded anew at each fork by Python
     sys.argv = ["ipykernel_launcher", *words, f"--IPKernelApp.parent_handle={os.getppid()}"]
     kernelapp.launch_new_instance()
-    break
+    atexit._run_exitfuncs()
+    os._exit(0)  # at once: to take all modules to pieces takes a second
 """
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from helpers.paths import ROOT
 from helpers.press import run
-from tests.notebooks.running import MINILM
+from tests.notebooks.running import FEW_ROTATIONS, MINILM
 
 NAME = "01_subspace_similarity"
 NOTEBOOK = ROOT / "notebooks" / f"{NAME}.ipynb"
@@ -162,14 +163,14 @@ def serve(tmp_path):
     """Start a server on loopback, of a command with {port} in it: the address that it answers at."""
     started = []
 
-    def start(*words, path="/"):
+    def start(*words, path="/", place=ROOT):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         own = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
         own |= {f"JUPYTERLAB_{kind}_DIR": str(tmp_path / kind) for kind in ("SETTINGS", "WORKSPACES")}
         command = [sys.executable, "-m", *(word.format(port=port) for word in words)]
-        options = {"cwd": ROOT, "env": os.environ | own, "stderr": subprocess.STDOUT, "start_new_session": True}
+        options = {"cwd": place, "env": os.environ | own, "stderr": subprocess.STDOUT, "start_new_session": True}
         with (tmp_path / "log").open("w") as log:
             started.append(subprocess.Popen(command, stdout=log, **options))
         for _ in range(300):
@@ -247,11 +248,18 @@ def test_jupyterlab_runs_the_notebook_and_its_sliders_move_the_figure(serve, win
 
 
 def test_make_app_serves_the_sliders_with_the_code_hidden(serve, window, tmp_path):
-    """To whoever has the token of the address that it prints: another page in the browser can start nothing."""
+    """To whoever has the token of the address that it prints: another page in the browser can start nothing.
+
+    Copies of the notebooks, of which that which runs draws few rotations.
+    """
+    shutil.copytree(NOTEBOOK.parent, tmp_path / "notebooks")
+    content = nbformat.read(NOTEBOOK, as_version=4)
+    content.cells.insert(3, nbformat.v4.new_code_cell(FEW_ROTATIONS))
+    nbformat.write(content, tmp_path / "notebooks" / NOTEBOOK.name)
     made = subprocess.run(["make", "-n", "-o", ".venv/report.stamp", "app"], cwd=ROOT, capture_output=True, text=True)
     (words,) = [line.split("-m voila ")[1].split() for line in made.stdout.splitlines() if "-m voila" in line]
     assert "--Voila.ip=127.0.0.1" in words
-    address = serve("voila", *words, "--no-browser", "--port={port}")
+    address = serve("voila", *words, "--no-browser", "--port={port}", place=tmp_path)
     try:
         told = urllib.request.urlopen(f"{address}/voila/render/training/lora_adapters.ipynb", timeout=60)
     except urllib.error.HTTPError as error:

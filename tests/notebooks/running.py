@@ -35,6 +35,17 @@ def counted(function):
 for name in ("_by_svd", "_by_gram", "decompose_product"):
     setattr(directions, name, counted(getattr(directions, name)))
 """
+# Code after which few random directions, or rotations as well, are drawn, where no test is about what rests on them.
+FEW_DIRECTIONS = """\
+from helpers.subspaces import contents
+contents.DRAWS = 19
+"""
+FEW_ROTATIONS = f"""\
+{FEW_DIRECTIONS}
+from functools import partial
+from helpers.subspaces import nulls
+nulls.turned = partial(nulls.turned, draws=19)
+"""
 # The sentence encoder, and adapters that outweigh its weights: six layers, float32, other names than the default's.
 MINILM = {
     "base": "data/all-MiniLM-L6-v2",
@@ -56,6 +67,9 @@ CLAIMS = [
     "not_what_w_emphasizes",
     "amplifies",
     "amplifies_less_with_rank",
+    "uses_less_than_random",
+    "has_intruders",
+    "intruders_beyond_chance",
     "comes_from_training",
     "its_own_weight",
     "above_chance_on_average",
@@ -63,7 +77,9 @@ CLAIMS = [
     "grows_with_rank_over_layers",
     "untrained_is_chance",
 ]
+# Written once it has ended or failed, and not twice a cell.
 QUIETLY = {"kernel_name": "python3", "progress_bar": False, "kernel_manager_class": WithoutPorts}
+QUIETLY |= {"request_save_on_cell_execute": False}
 
 
 def execute(notebook, place, before="", warm=True, **given):

@@ -1,13 +1,12 @@
 """The committed notebooks read as reports: executed, not stale, and free of this or that machine."""
 
 import re
-import subprocess
-import sys
 
 import nbformat
-import papermill
+import papermill.cli
 import pytest
 from bs4 import BeautifulSoup
+from click.testing import CliRunner
 
 from helpers.parameters import SCHEMAS
 from helpers.paths import ROOT
@@ -17,11 +16,13 @@ from helpers.press.report import file_hash
 WANTED = ["SmolLM2-135M-Instruct/*.gguf", *(f"language_model_adapters/{r}/*.safetensors" for r in ("r4", "r8", "r64*"))]
 LORA = ["published/lora_*.csv", "published/figure_8_*.csv"]
 DIGITS = ["published/digit_*.csv"]
+ENCODER = [f"adapters/{name}/*.safetensors" for name in ("r8-lr0.0003", "r8", "r64", "full")]
 INPUTS = {
     "01_subspace_similarity": WANTED + LORA,
     "02_random_baselines": WANTED,
     "03_digit_saliency": [*DIGITS, "digit_models/digits-*/*.safetensors", "planted_models/*/*.safetensors"],
     "04_published_pictures": [*LORA, *DIGITS, "digit_models/digits-cnn/*.safetensors"],
+    "05_model_atlas": [*WANTED, "all-MiniLM-L6-v2/*.safetensors", *ENCODER],
     "digit_models": ["digit_models/*/*.safetensors"],
     "planted_models": ["planted_models/*/*.safetensors"],
     "lora_adapters": ["all-MiniLM-L6-v2/*.safetensors", "adapters/*/*.safetensors"],
@@ -32,6 +33,7 @@ COUNTS = {
     "02_random_baselines": 9,
     "03_digit_saliency": 84,
     "04_published_pictures": 32,
+    "05_model_atlas": 17,
     "digit_models": 64,
     "planted_models": 30,
     "lora_adapters": 12,
@@ -110,10 +112,9 @@ def test_papermill_sees_every_parameter_with_its_help_and_the_schemas_default(pa
         assert parameter["help"], name
         assert eval(parameter["default"]) == schema.model_fields[name].default, name
         assert parameter["help"] == schema.model_fields[name].description, name
-    told = subprocess.run(
-        [sys.executable, "-m", "papermill", "--help-notebook", str(path)], capture_output=True, text=True, check=True
-    )
-    shown = re.sub(r"\s+", " ", told.stdout)
+    told = CliRunner().invoke(papermill.cli.papermill, ["--help-notebook", str(path)], catch_exceptions=False)
+    assert told.exit_code == 0
+    shown = re.sub(r"\s+", " ", told.output)
     for parameter in found.values():
         line = "{name}: {inferred_type_name} (default {default}) {help}".format(**parameter)
         assert line in shown

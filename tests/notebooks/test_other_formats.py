@@ -96,7 +96,7 @@ def grouped_head(place):
 def test_phi_in_every_layer_is_that_of_the_files(tmp_path, make):
     torch.manual_seed(3)
     given, truth = make(tmp_path)
-    result = running.execute(NOTEBOOK, tmp_path / "out", factor="BA", **given)
+    result = running.execute(NOTEBOOK, tmp_path / "out", running.FEW_ROTATIONS, factor="BA", **given)
     running.assert_the_claims_of_01(result)
     sizes = {row["projection"]: row for row in rows(result, "choices") if row["choice"] == "BA right"}
     table, seen = rows(result, "layers"), {}

@@ -184,7 +184,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     ids=str,
 )
 def test_unusual_but_legal_parameters(tmp_path, given):
-    result = execute(tmp_path, FEW_LAYERS, **given)
+    result = execute(tmp_path, running.FEW_ROTATIONS + FEW_LAYERS, **given)
     assert result["complete"] is True
     assert all(row["drawn mean"] <= 1 + 1e-12 for row in rows(result, "moments"))
     assert list(claims(result)) == CLAIMS

@@ -86,7 +86,8 @@ def test_regions_are_means_over_the_columns_beside_their_chance(minilm):
 
 
 def test_columns_beyond_the_rows_have_a_higher_chance(tmp_path):
-    result = execute(tmp_path, adapters=["data/adapters/r8", "data/adapters/r64"], last_j=64)
+    given = {"adapters": ["data/adapters/r8", "data/adapters/r64"], "last_j": 64}
+    result = execute(tmp_path, before=running.FEW_DIRECTIONS, **given)
     table = {(row["panel"], row["i"]): row["chance"] for row in rows(result, "regions")}
     assert table["r = 8", 26] == pytest.approx(26 / 384)
     assert table["r = 64", 26] == pytest.approx(np.mean([max(26, j) / 384 for j in range(1, 65)]))
@@ -123,7 +124,8 @@ def test_what_the_readme_says_of_the_encoder(minilm):
 
 def test_what_the_readme_says_of_gentle_and_of_whole_training(tmp_path):
     """The control of another training on the same task: an adapter with a small learning rate, and W′ − W."""
-    result = execute(tmp_path, adapters=["data/adapters/r8-lr0.0003", "data/adapters/full"], factor="BA")
+    given = {"adapters": ["data/adapters/r8-lr0.0003", "data/adapters/full"], "factor": "BA"}
+    result = execute(tmp_path, before=running.FEW_DIRECTIONS, **given)
     table = rows(result, "layers")
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     assert f"compared by ΔW, {beyond} of {len(table)} do" in (ROOT / "README.md").read_text()
@@ -229,7 +231,9 @@ def test_the_average_over_the_layers_is_held_against_rotations(minilm, minilm_pl
     ratios = ", ".join(
         f"{phi / (14 / 384):.2f} ({kind})" for phi, kind in zip(observed, ("query", "value"), strict=True)
     )
-    assert f"Over the layers φ is {ratios} times chance on average" in running.shown(minilm_place / "out.ipynb")
+    assert f"Over the layers φ of A, right directions, is {ratios} times chance on average" in running.shown(
+        minilm_place / "out.ipynb"
+    )
 
 
 def test_growth_with_rank_is_held_against_random_pairs_and_rotations(minilm, crossed):
@@ -293,11 +297,42 @@ def test_amplification_is_table_7(minilm):
     assert [row["adapter"] for row in table[4:]] == ["GPT-3, r = 4", "GPT-3, r = 64"]
 
 
+def test_what_an_update_is_made_of_is_said_by_whole_decompositions(minilm):
+    w, used = weight(), {row["adapter"]: row for row in rows(minilm, "rank_use")}
+    new = {row["adapter"]: row for row in rows(minilm, "intruders")}
+    for name, adapter in LABELS.items():
+        delta = 16 / used[name]["r"] * factor(adapter, "B") @ factor(adapter, "A")
+        shares = np.linalg.svd(delta, compute_uv=False) ** 2 / np.linalg.norm(delta) ** 2
+        assert used[name]["k90"] == 1 + (shares.cumsum() < 0.9).sum()
+        assert used[name]["stable_rank"] == pytest.approx(1 / shares[0])
+        cosines = np.abs(np.linalg.svd(w + delta)[0][:, :10].T @ np.linalg.svd(w)[0]).max(1)
+        assert new[name]["count"] == (cosines < 0.5).sum()
+        assert new[name]["T"] == pytest.approx((1 - cosines**2).sum(), rel=1e-6)
+
+
+def test_intruders_are_held_against_random_directions_of_the_same_strength(minilm):
+    """Draws of whole matrices, by numpy alone: their mean count, and how often they leave W as far."""
+    row = rows(minilm, "intruders")[1]
+    values = np.linalg.svd(weight(), compute_uv=False)
+    strengths = np.linalg.svd(2 * factor("r8", "B") @ factor("r8", "A"), compute_uv=False)[:8]
+    rng, counts, totals = np.random.default_rng(11), [], []
+    for _ in range(60):
+        p, q = (np.linalg.qr(rng.standard_normal((384, 8)))[0] for _ in range(2))
+        cosines = np.abs(np.linalg.svd(np.diag(values) + p * strengths @ q.T)[0][:, :10]).max(0)
+        counts.append((cosines < 0.5).sum())
+        totals.append((1 - cosines**2).sum())
+    assert row["drawn"] == pytest.approx(np.mean(counts), abs=4 * np.std(counts) / np.sqrt(60))
+    share = np.mean(np.array(totals) >= row["T"])
+    assert abs(row["p"] - share) <= 4 * np.sqrt(max(share * (1 - share), 1 / 60) / 60)
+    p = [row["p"] for row in rows(minilm, "intruders")]
+    assert sorted(row["p_holm"] for row in rows(minilm, "intruders")) == pytest.approx(holm_by_hand(p))
+
+
 def test_claims_are_decided_by_their_numbers(minilm):
     found = {name: (claim["statistic"], claim["threshold"], claim["holds"]) for name, claim in claims(minilm).items()}
     higher = {
         "ranks_share_first", "runs_share_first", "query_shares_more", "holds_more_than_random", "amplifies",
-        "comes_from_training", "untrained_is_chance",
+        "comes_from_training", "untrained_is_chance", "has_intruders",
     }  # fmt: skip
     for name, (statistic, threshold, holds) in found.items():
         assert holds is (statistic > threshold if name in higher else statistic < threshold), name
@@ -344,7 +379,8 @@ def test_the_same_parameters_give_the_same_numbers_and_each_matrix_is_decomposed
     # W, and A before and after and B A of four adapters, in six layers, query and value; a random A; two A in bfloat16,
     # three times as they may have been
     assert len(set(matrices)) == 12 * (1 + 3 * 4) + 1 + 2 * 3
-    assert len(matrices) == len(set(matrices)) + 2  # W and the first A are decomposed where the way to φ is shown
+    # W and the first A are decomposed where the way to φ is shown, and W once more with all its directions
+    assert len(matrices) == len(set(matrices)) + 3
 
 
 def test_other_parameters(tmp_path):

@@ -144,7 +144,7 @@ def test_the_summary_in_the_readme_is_true(default):
 
 def test_what_the_readme_says_of_the_other_side(default, tmp_path, tensors):
     """Left directions of B A: counted in the notebook, and at one place computed here from the files."""
-    result = running.execute(NOTEBOOK, tmp_path, factor="BA", side="left")
+    result = running.execute(NOTEBOOK, tmp_path, running.FEW_ROTATIONS, factor="BA", side="left")
     table, readme = rows(result, "layers"), (ROOT / "README.md").read_text()
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     ratio = np.mean([row["phi"] for row in table]) / (FIRST / D)

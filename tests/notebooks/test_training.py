@@ -19,7 +19,7 @@ from helpers.training import encoder as encoder_room
 from tests.notebooks import running
 
 NOTEBOOK = ROOT / "notebooks" / "training" / "lora_adapters.ipynb"
-FEW = {"steps": 6, "evaluate_every": 2, "batch_size": 4, "train_sentences": 60, "held_out_sentences": 40, "threads": 1}
+FEW = {"steps": 3, "evaluate_every": 1, "batch_size": 4, "train_sentences": 60, "held_out_sentences": 20, "threads": 1}
 
 
 @pytest.fixture(scope="module")
