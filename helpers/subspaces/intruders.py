@@ -186,8 +186,8 @@ def family_p(cosines: dict[str, np.ndarray], drawn: dict[str, np.ndarray]) -> fl
 
     cosines: {module: [k]}; drawn: {module: [draws, k]}. T of each module, the observed one among its draws, is
     standardised, and the greatest of the modules held against the greatest of each draw (the max-statistic of Westfall
-    & Young 1993): unlike Holm over modules it can fall to 1 / (draws + 1). Where modules are
-    alike p is too large, as their draws are independent. ValueError where modules or draws differ.
+    & Young 1993): unlike Holm over modules it can fall to 1 / (draws + 1). Where modules are alike p is too large, as
+    their draws are independent. ValueError where modules or draws differ.
     """
     if not cosines or cosines.keys() != drawn.keys():
         raise ValueError(
