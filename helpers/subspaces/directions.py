@@ -5,32 +5,38 @@ Symbols as in Hu et al. 2021 (arXiv:2106.09685v2), section 7: W is [out, in], A 
 """
 
 from numbers import Real
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from typing import SupportsIndex as Index
 
 import numpy as np
 from jaxtyping import Float, Float64
 from scipy import linalg
 
+from helpers.subspaces import krylov
+from helpers.subspaces.arrays import EPS, as_array, check_choice, checked_matrix, finite, norm, round_off
 from helpers.values import passing
 
-EPS = np.finfo(float).eps
 FULL_SVD_SIZE = 1024  # up to this smaller side a full SVD takes under a second
+GRAM_SIZE = 2048  # up to this one the Gram matrix takes a second or two; both grow with its cube
+WAITED_FOR = 4096  # up to this one "auto" decomposes the whole matrix where Krylov spaces do not tell directions apart
 GRAM_PHI_ERROR = 1e-6  # the Gram matrix squares the condition number: beyond this error "auto" turns to the SVD
+UNSETTLED = 0.1  # bound on φ from which on directions are not told apart
 
 
 class Directions(NamedTuple):
     """Leading singular directions of a matrix.
 
     vectors: orthonormal columns, the strongest first. singular_values: falling. errors: bounds on what rounding, as
-    stored and as computed, may do to φ of the first 1, 2, … k directions. phi_error: the largest of them; near 1 where
-    two singular values agree to within rounding: what lies between them is then not determined by the matrix.
+    stored and as computed, and an iteration that ended may do to φ of the first 1, 2, … k directions with whatever
+    others. phi_error: the largest of them; near 1 where two singular values agree to within rounding: what lies
+    between them is then not determined by the matrix. note: a sentence where that is so after the k-th, or empty.
     """
 
     vectors: Float64[np.ndarray, "d k"]
     singular_values: Float64[np.ndarray, "k"]
     phi_error: float
     errors: Float64[np.ndarray, "k"]
+    note: str = ""
 
 
 class Rounding(NamedTuple):
@@ -51,7 +57,9 @@ class Decomposition(NamedTuple):
     """Both sides of a singular value decomposition, or its leading part: k directions, and k values or more.
 
     size: Frobenius norm of the matrix. computed: a bound on what the computation's own rounding may have changed in the
-    matrix, in the spectral norm. floor: below this a value is not told from zero by the computation.
+    matrix, in the spectral norm. floor: below this a value is not told from zero by the computation. Of an iteration,
+    which counts its rounding there: sines [k], bounds on the sines of the angles that the first 1, 2, … directions make
+    with the true ones; off [k or more]: how much larger the true values may be.
     """
 
     left: Float64[np.ndarray, "m k"]
@@ -60,6 +68,8 @@ class Decomposition(NamedTuple):
     size: float
     computed: float
     floor: float
+    sines: Float64[np.ndarray, "k"] | None = None
+    off: Float64[np.ndarray, "k_or_more"] | None = None
 
     def rank(self, usual: Real = 0.0) -> int:
         """How many values rise above the rounding of the computation, and of storing: see `Rounding`."""
@@ -70,12 +80,32 @@ class Decomposition(NamedTuple):
         check_choice("side", side, ("right", "left"))
         if k > (rank := self.rank(stored.usual)):
             raise ValueError(f"{k} directions asked of a matrix of rank {rank}: it has no more than {rank}")
-        errors = phi_errors(self.values, k, stored.bound + self.computed)
-        return Directions((self.right if side == "right" else self.left)[:, :k], self.values[:k], errors.max(), errors)
+        vectors = self.right if side == "right" else self.left
+        if k > vectors.shape[1]:
+            raise ValueError(f"{k} directions asked of a decomposition that holds the first {vectors.shape[1]}")
+        errors = self.errors(k, stored.bound)
+        return Directions(vectors[:, :k], self.values[:k], errors.max(), errors, self._note(k, stored, errors[-1]))
+
+    def errors(self, k: Index, stored: Real = 0.0) -> Float64[np.ndarray, "{k}"]:
+        """Bounds on what φ of the first 1, 2, … k may be off. stored: a bound on the rounding of storing."""
+        errors = phi_errors(self.values, k, stored + self.computed, 0.0 if self.off is None else self.off)
+        return errors if self.sines is None else np.minimum(1.0, errors + self.sines[:k])
+
+    def _note(self, k, stored, error):
+        after = np.append(self.values, 0.0)[k]
+        if self.values[k - 1] - after <= 2 * max(stored.usual, self.computed) and after > 0:
+            return (
+                f"singular values {k} and {k + 1} agree to within the rounding of storing: their directions are any "
+                "of many"
+            )
+        if self.sines is not None and self.sines[k - 1] > UNSETTLED:
+            return f"iteration has not told the first {k} directions from the next: φ of them may be off by {error:.2g}"
+        return ""
 
     def scaled(self, factor: Real) -> "Decomposition":
         """The Decomposition of the matrix times a factor, which if negative turns the left directions round."""
-        sizes = {name: abs(factor) * getattr(self, name) for name in ("values", "size", "computed", "floor")}
+        names = ["values", "size", "computed", "floor"] + ([] if self.off is None else ["off"])
+        sizes = {name: abs(factor) * getattr(self, name) for name in names}
         return self._replace(left=-self.left if factor < 0 else self.left, **sizes)
 
 
@@ -101,50 +131,55 @@ Update = Float[np.ndarray, "out in"] | Factors | Decomposition | LowRank | Dense
 
 @passing
 def top_directions(
-    matrix: Float[np.ndarray, "m n"],
+    matrix: Float[Any, "m n"],
     k: Index | None,
     side: str = "right",
     method: str = "auto",
     precision: Real | None = None,
 ) -> Directions:
-    """The k leading singular directions of `matrix`; None: all, as many as its rank.
+    """The k leading singular directions of `matrix`, an array or a torch tensor; None: all, as many as its rank.
 
     side: "right" (directions in R^n) or "left" (in R^m). method: as in `decompose`. precision: unit round-off of the
     numbers as they were stored, relative to the matrix in the Frobenius norm (None: half the eps of the dtype).
     Raises ValueError for an unknown side or method, a matrix that is not 2-D, empty or not finite, and for k outside
     1 … rank, where singular values count that rise above the rounding of storing and computing.
     """
+    check_choice("side", side, ("right", "left"))
+    precision = round_off(matrix) if precision is None else precision
+    matrix = as_array(matrix)
     found = decompose(matrix, min(np.shape(matrix), default=0) if k is None else k, method)
     stored = rounding(matrix, precision)
     return found.directions(max(found.rank(stored.usual), 1) if k is None else k, side, stored)
 
 
 def decompose(
-    matrix: Float[np.ndarray, "m n"], k: Index, method: str = "auto", needed: Index | None = None, usual: Real = 0.0
+    matrix: Float[Any, "m n"], k: Index, method: str = "auto", needed: Index | None = None, usual: Real = 0.0
 ) -> Decomposition:
     """The Decomposition of `matrix` with at least its k leading directions, on both sides.
 
     method: "svd" decomposes the whole matrix; "gram" finds the leading eigenvectors of MᵀM (or MMᵀ) only, and costs
-    less when k is small; "auto" tries "gram" when both sides exceed 1,024 and k is at most a quarter of the smaller,
-    and turns to "svd" when its error would exceed 1e-6. Both are exact but for rounding. needed: how many of the k
-    directions must be so exact (None: all), as far as they rise above `usual`, that of a Rounding.
+    less when k is small; both are exact but for the rounding of float64. "krylov" is block Lanczos in float32, whose
+    vectors are as exact as `sines` say; what it takes in time grows with the square of the sides, not the cube, and
+    beside the matrix little memory. "auto" decomposes the whole matrix when a side is at most 1,024 or k more than a
+    quarter of the smaller. Otherwise it takes "gram" up to 2,048, and turns to "svd" when its error would exceed 1e-6;
+    above, "krylov", and up to 4,096 turns to "svd" where iteration leaves open (by more than 0.1 of φ) what the numbers
+    as stored determine. needed: how many of the k directions must be so exact (None: all), as far as they rise above
+    `usual`, that of a Rounding.
     """
-    matrix = checked_matrix(matrix, "matrix")
-    check_choice("method", method, ("auto", "svd", "gram"))
+    matrix = finite(as_array(matrix), "matrix")
+    check_choice("method", method, ("auto", "svd", "gram", "krylov"))
     smaller = min(matrix.shape)
     if not 1 <= k <= smaller:
         raise ValueError(
             f"k = {k} directions asked of a {matrix.shape[0]} × {matrix.shape[1]} matrix: k must be 1 … {smaller}"
         )
-    if method == "gram" or (method == "auto" and smaller > FULL_SVD_SIZE and 4 * k <= smaller):
-        found = _by_gram(matrix, k)
-        rank, needed = found.rank(usual), k if needed is None else needed
-        sure = rank >= needed or found.floor <= usual
-        if method == "gram" or (
-            sure and phi_errors(found.values, needed, found.computed)[:rank].max() < GRAM_PHI_ERROR
-        ):
+    if method != "auto":
+        return _by(method, matrix, k)
+    if smaller > FULL_SVD_SIZE and 4 * k <= smaller:
+        found = _by("gram" if smaller <= GRAM_SIZE else "krylov", matrix, k)
+        if _settled(found, k if needed is None else needed, usual, matrix):
             return found
-    return _by_svd(matrix)
+    return _by("svd", matrix, k)
 
 
 def decompose_product(b: Float[np.ndarray, "m r"], a: Float[np.ndarray, "r n"]) -> Decomposition:
@@ -184,13 +219,13 @@ def decompose_update(update: Update) -> Decomposition:
     return decompose(matrix, min(matrix.shape))
 
 
-def rounding(matrix: Float[np.ndarray, "m n"], precision: Real | None = None) -> Rounding:
+def rounding(matrix: Float[Any, "m n"], precision: Real | None = None) -> Rounding:
     """The Rounding of a matrix whose numbers were stored with this precision: as in `top_directions`.
 
     The bound is u‖M‖_F; independent roundings have singular values up to about that times (1/√m + 1/√n) / √3.
     """
     precision = round_off(matrix) if precision is None else precision
-    size = precision * float(np.linalg.norm(checked_matrix(matrix, "matrix")))
+    size = precision * norm(finite(as_array(matrix), "matrix"))
     return Rounding(size, size * _share(np.shape(matrix)))
 
 
@@ -220,48 +255,55 @@ def low_rank_directions(
     return found.directions(rank, side, stored)
 
 
-def phi_errors(values: Float[np.ndarray, "k_or_more"], k: Index, perturbation: Real) -> Float64[np.ndarray, "{k}"]:
+def phi_errors(
+    values: Float[np.ndarray, "k_or_more"],
+    k: Index,
+    perturbation: Real,
+    off: Float64[np.ndarray, "k_or_more"] | Real = 0.0,
+) -> Float64[np.ndarray, "{k}"]:
     """How far φ of the first 1, 2, … k directions may move when the matrix moves by `perturbation`, at most 1.
 
-    values: singular values, the next after k among them if there is one; perturbation: in the spectral norm. φ moves by
-    no more than the sine of the largest angle between the subspaces, and that is at most E / (gap − E) (Wedin 1972).
+    values: singular values, the next after k among them if there is one; perturbation: in the spectral norm; off: how
+    much larger the true values may be. φ moves by no more than the sine of the largest angle between the subspaces, and
+    that is at most E / (gap − E) (Wedin 1972).
     """
-    gaps = -np.diff(np.append(values, 0.0))[:k]
+    gaps = (values - np.append((values + off)[1:], 0.0))[:k]
     return np.minimum(1.0, perturbation / np.maximum(gaps - perturbation, np.finfo(float).tiny))
 
 
-def round_off(matrix: np.ndarray) -> float:
-    """Unit round-off of an array's numbers: half the eps of its dtype; of anything but floats, that of float64."""
-    kind = np.asarray(matrix).dtype
-    return float(np.finfo(kind).eps if kind.kind == "f" else EPS) / 2
+def _by(method, matrix, k):
+    return {"svd": _by_svd, "gram": _by_gram, "krylov": _by_krylov}[method](matrix, k)
 
 
-def checked_matrix(matrix: Float[np.ndarray, "m n"], name: str) -> Float64[np.ndarray, "m n"]:
-    """`matrix` as float64; ValueError, which calls it by `name`, unless it is 2-D, not empty and finite."""
-    if np.iscomplexobj(matrix):
-        raise ValueError(f"{name} is complex: expected real numbers")
-    matrix = np.asarray(matrix, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"{name} has shape {matrix.shape}: expected two dimensions, neither of them zero")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"{name} holds NaN or Inf: singular directions need finite values")
-    return matrix
+def _settled(found, needed, usual, matrix):
+    """Whether what a quick method found is good enough for "auto"."""
+    rank = found.rank(usual)
+    if found.sines is None:
+        above = rank >= needed or found.floor <= usual
+        return above and phi_errors(found.values, needed, found.computed)[:rank].max() < GRAM_PHI_ERROR
+    if not (count := min(needed, rank)) or min(matrix.shape) > WAITED_FOR:
+        return True
+    determined = phi_errors(found.values, count, rounding(matrix).bound) <= UNSETTLED
+    return not (determined & (found.errors(count) > UNSETTLED)).any()
 
 
-def check_choice(name: str, value: str, choices: tuple) -> None:
-    """ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
-
-
-def _by_svd(matrix):
-    left, values, rows = linalg.svd(matrix, full_matrices=False, check_finite=False)
+def _by_svd(matrix, _):
+    left, values, rows = linalg.svd(matrix.astype(np.float64, copy=False), full_matrices=False, check_finite=False)
     computed = max(matrix.shape) * EPS * values[0]
     return Decomposition(left, values, rows.T, np.linalg.norm(values), computed, computed)
 
 
+def _by_krylov(matrix, k):
+    size = norm(matrix)
+    if not size:
+        return Decomposition(np.eye(len(matrix), k), np.zeros(k), np.eye(matrix.shape[1], k), 0.0, 0.0, 0.0)
+    left, values, right, sines, off = krylov.leading(matrix, k)
+    return Decomposition(left, values, right, size, 0.0, krylov.FLOOR * size, sines, off)
+
+
 def _by_gram(matrix, k):
     """Eigenvectors of the smaller of MᵀM and MMᵀ; those of the other side are carried over by M."""
+    matrix = matrix.astype(np.float64, copy=False)
     wide = matrix.shape[0] < matrix.shape[1]
     gram = matrix @ matrix.T if wide else matrix.T @ matrix
     n, size = len(gram), max(matrix.shape)

@@ -148,10 +148,10 @@ def _of_weight(base, name, k):
 def decomposed_weight(weight: np.ndarray, k: Index) -> tuple[Decomposition, Rounding]:
     """(Decomposition with at least k directions, its Rounding) of a weight [out, in].
 
-    It has 256 directions, a quarter of all there are, or all.
+    It has 256 directions or an eighth of all there are, a quarter of them, or all.
     """
     least, stored = min(weight.shape), directions.rounding(weight)
-    most = next((size for size in (min(KEPT, least), least // 4) if size >= k), least)
+    most = next((size for size in (min(max(KEPT, least // 8), least), least // 4) if size >= k), least)
     return _kept(weight, most, k, stored), stored
 
 

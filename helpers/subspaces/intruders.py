@@ -16,15 +16,8 @@ from scipy import linalg
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from helpers.subspaces import haar, nulls
-from helpers.subspaces.directions import (
-    EPS,
-    Decomposition,
-    Update,
-    checked_matrix,
-    decompose,
-    decompose_update,
-    rounding,
-)
+from helpers.subspaces.arrays import EPS, checked_matrix
+from helpers.subspaces.directions import Decomposition, Update, decompose, decompose_update, rounding
 
 LEADING = 10  # directions of W + ΔW that are asked, and
 EPSILON = 0.5  # the cosine below which one is an intruder: as in PEFT

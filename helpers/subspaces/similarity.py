@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from helpers.parameters import BadParameter
-from helpers.subspaces.directions import Update, checked_matrix, decompose_update, top_directions
+from helpers.subspaces.arrays import checked_matrix
+from helpers.subspaces.directions import Update, decompose_update, top_directions
 
 
 def similarity_grid(u: Float[np.ndarray, "d I"], v: Float[np.ndarray, "d J"]) -> Float64[np.ndarray, "I J"]:

@@ -13,7 +13,8 @@ from jaxtyping import Float, Float64
 from numpy.random import Generator
 from scipy import linalg, special, stats
 
-from helpers.subspaces.directions import Update, check_choice, checked_matrix, decompose_update
+from helpers.subspaces.arrays import check_choice, checked_matrix
+from helpers.subspaces.directions import Update, decompose_update
 from helpers.subspaces.haar import Numbers, bartlett, check_draws, checked_dimensions, chunks, overlaps
 from helpers.values import passing
 
