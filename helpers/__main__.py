@@ -10,9 +10,9 @@ import yaml
 from tqdm import tqdm
 
 from helpers import weights
+from helpers.files import write_whole
 from helpers.parameters import SCHEMAS, BadParameter, meaning, read
 from helpers.press import pages, run
-from helpers.press.report import write_whole
 from helpers.press.run import Outcome, RunFailed
 from helpers.weights import WeightsError
 

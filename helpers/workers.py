@@ -1,11 +1,41 @@
 """Where tasks run: on the workers of somebody's Dask scheduler, or on threads of this process."""
 
+import hashlib
 import logging
-from contextlib import contextmanager
+import pickle
+import time
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 import distributed
+from distributed.scheduler import KilledWorker
 
+from helpers.files import file_hash
 from helpers.parameters import BadParameter
+
+PATIENCE = 60  # seconds without a worker
+FLOORS, PACKAGES = ("subspaces", "weights"), ("numpy", "scipy", "torch", "safetensors", "gguf")
+
+
+class Lost(NamedTuple):
+    """In the place of a result: why there is none, though other tasks have theirs."""
+
+    why: str
+
+
+def sources(place):
+    """SHA-256 of the sources of FLOORS of the package at a place."""
+    files = [file for floor in FLOORS for file in sorted((place / floor).rglob("*")) if file.suffix in (".py", ".toml")]
+    told = "".join(f"{file.relative_to(place)} {file_hash(file)}\n" for file in files)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+# What numbers come from, as it was when this was imported: sources may change while a process lives.
+VERSION = {"sources": sources(Path(__file__).parent)} | {package: version(package) for package in PACKAGES}
 
 
 class _Client(distributed.Client):
@@ -38,3 +68,102 @@ def cluster(scheduler, jobs):
     quiet = {"dashboard_address": own, "worker_dashboard_address": own, "silence_logs": logging.ERROR}
     with distributed.LocalCluster(**one, **quiet) as local, distributed.Client(local) as client:
         yield client
+
+
+def check(client):
+    """Raise BadParameter that names a worker without this package, or with other sources or versions."""
+    wrong, _ = _carried()
+    for address, found in client.run(wrong, VERSION, on_error="return").items():
+        if isinstance(found, str) and found:
+            raise _refusal(address, found)
+
+
+def results(client, function, tasks):
+    """(number of a task, its result) as they come, each let go of once it is here; of one whose workers died a Lost.
+
+    function: of a module that the workers have. Raises BadParameter for a worker with another version, and where there
+    has been none for a minute; else what the function raises. Left early, it cancels what is not done.
+    """
+    _, run = _carried()
+    every = client.map(run, [pickle.dumps((function, task)) for task in tasks], expected=VERSION, pure=False)
+    futures, done, seen = {future.key: (n, future) for n, future in enumerate(every)}, SimpleQueue(), time.monotonic()
+    for future in every:
+        future.add_done_callback(done.put)
+    every = future = None  # a result is freed with the last reference to its future
+    try:
+        while futures:
+            try:
+                n, future = futures[done.get(timeout=PATIENCE / 10).key]
+                result = _result(future)
+            except Empty:
+                seen = _seen(client, seen)
+            except TimeoutError:  # the worker that held it is gone: it is computed again
+                if future.status == "error":
+                    raise
+                future.add_done_callback(done.put)
+                seen = _seen(client, seen)
+            else:
+                del futures[future.key]
+                future, seen = None, time.monotonic()
+                yield n, result
+    finally:
+        client.cancel([future for _, future in futures.values()])
+
+
+def _carried():
+    """Functions that travel as code, as a worker may not have this package: what is wrong with it; run a task there."""
+
+    def wrong(expected):
+        try:
+            from helpers import workers
+        except ImportError as error:
+            return f"does not have this package ({error})"
+        own = getattr(workers, "VERSION", {})
+        other = {name: own.get(name) for name in expected if own.get(name) != expected[name]}
+        if "sources" in other:
+            return "has another version of this package"
+        return next((f"has {name} {found}, where {expected[name]} is here" for name, found in other.items()), "")
+
+    def run(payload, expected):
+        import pickle
+
+        from distributed import get_worker
+
+        if found := wrong(expected):
+            return get_worker().address, found, None
+        function, task = pickle.loads(payload)
+        return "", "", function(task)
+
+    return wrong, run
+
+
+def _result(future):
+    """What a task gave, or Lost. Raises TimeoutError where it is not to be had now."""
+    try:
+        if future.status == "error":
+            raise future.exception(timeout=PATIENCE)
+        address, wrong, result = future.result(timeout=PATIENCE)
+    except KilledWorker as error:
+        return Lost(f"all {error.allowed_failures + 1} workers that had it died, as where memory is short")
+    except CancelledError:
+        raise BadParameter("the Dask scheduler is gone, or was restarted: start one, and run again") from None
+    if wrong:
+        raise _refusal(address, wrong)
+    return result
+
+
+def _refusal(address, wrong):
+    return BadParameter(f"the Dask worker at {address} {wrong}; make it the same, or stop it")
+
+
+def _seen(client, seen):
+    """When there was last a worker. Raises BadParameter where that is too long ago."""
+    with suppress(OSError):
+        if client.nthreads():
+            return time.monotonic()
+    if time.monotonic() - seen > PATIENCE:
+        where = client.scheduler.address
+        raise BadParameter(
+            f"the Dask scheduler at {where} has had no worker for {PATIENCE} s: start one, and run again"
+        )
+    return seen

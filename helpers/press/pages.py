@@ -19,7 +19,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat.v4 import new_output
 from traitlets.config import Config
 
-from helpers.press.report import tally, write_whole
+from helpers.files import write_whole
+from helpers.press.report import tally
 from helpers.show.explore import FEW, LINE, MIME, Frozen
 
 TEMPLATES = Path(__file__).with_name("page")

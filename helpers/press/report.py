@@ -1,12 +1,10 @@
 """What a notebook found, as data: claims, tables, provenance → one result file, written by the last cell."""
 
-import hashlib
 import html
 import io
 import json
 import math
 import operator
-import os
 import platform
 import re
 import resource
@@ -22,6 +20,7 @@ import pandas as pd
 from IPython.display import HTML, Image, Markdown, display
 from threadpoolctl import threadpool_info
 
+from helpers.files import file_hash, write_whole
 from helpers.paths import ROOT, resolve
 from helpers.show.words import fill, number, p_value
 from helpers.values import Nothing, passing
@@ -42,7 +41,6 @@ RAISED = "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"
 LOWERED = str.maketrans(RAISED, "−0123456789")
 HOLDS = {"below": operator.lt, "above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
 PROBABILITY, ZSCORE = re.compile("p|p[_ ].*|.* p"), re.compile("z|.*_z|z .*")  # names of columns
-HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than the report
 
 
 class Report:
@@ -224,31 +222,6 @@ def escaped(text):
 def literal(text):
     """`text` from a file or a user, as code in Markdown or HTML: nothing in it acts as markup."""
     return f"<code>{escaped(text)}</code>"
-
-
-def file_hash(path):
-    """SHA-256 of a file in hexadecimal; for a very large file its size instead."""
-    path = Path(path)
-    size = path.stat().st_size
-    if size > HASHED_UP_TO:
-        return f"not hashed: {size} bytes"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_whole(path, content):
-    """Write text or bytes so that `path` holds all of it or what it held before."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_together(place, files):

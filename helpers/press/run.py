@@ -20,10 +20,11 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from helpers.files import write_whole
 from helpers.parameters import SCHEMAS, BadParameter
 from helpers.paths import ROOT
 from helpers.press import pages
-from helpers.press.report import write_together, write_whole
+from helpers.press.report import write_together
 from helpers.show import explore
 
 RESULT = "results.json"

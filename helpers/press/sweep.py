@@ -6,12 +6,10 @@ of all that its numbers come from, so that a run is done again when, and only wh
 
 import asyncio
 import fcntl
-import functools
 import hashlib
 import importlib.util
 import itertools
 import json
-import os
 import platform
 import re
 import shutil
@@ -28,10 +26,11 @@ import pandas as pd
 import yaml
 
 from helpers import workers
+from helpers.files import digest, write_whole
 from helpers.parameters import SCHEMAS, BadParameter, read, texts
 from helpers.paths import ROOT, resolve
 from helpers.press import pages, run
-from helpers.press.report import HASHED_UP_TO, PACKAGES, file_hash, write_together, write_whole
+from helpers.press.report import PACKAGES, write_together
 from helpers.press.run import Outcome, RunFailed
 
 RECORD = "run.json"
@@ -80,7 +79,7 @@ def values(text, typed):
 def key(content, name, parameters):
     """Digest of what the numbers of a run come from: parameters, notebook, helpers, inputs, and versions.
 
-    Of a file above 256 MB it takes the size and both ends, a megabyte each. All of data/ counts as input.
+    Of a file above 256 MB it takes parts (`files.digest`). All of data/ counts as input.
     """
     schema = SCHEMAS.get(name)
     whole = schema.parse(parameters) if schema else None
@@ -154,8 +153,8 @@ def table(runs):
 def _submit(client, text, name, left, limit):
     """{future: key} of runs. The task's own number keeps sweeps that share a scheduler from sharing its outcome."""
     return {
-        client.submit(_attempt, text, name, given, limit, key=f"{name}-{digest}-{uuid4().hex}", pure=False): digest
-        for digest, given in left.items()
+        client.submit(_attempt, text, name, given, limit, key=f"{name}-{known}-{uuid4().hex}", pure=False): known
+        for known, given in left.items()
     }
 
 
@@ -271,21 +270,7 @@ def _files(path):
 
 def _hash(file):
     """[name, digest] of a file; None for one that is not there."""
-    if not file.is_file():
-        return [file.name, None]
-    found = file.stat()
-    return [file.name, _digest(file, found.st_size, found.st_mtime_ns)]
-
-
-@functools.cache
-def _digest(file, size, _changed):
-    """SHA-256; of a file too large to be read in passing, of its size and both ends."""
-    if size <= HASHED_UP_TO:
-        return file_hash(file)
-    with file.open("rb") as content:
-        first = content.read(2**20)
-        content.seek(-(2**20), os.SEEK_END)
-        return f"{size} {hashlib.sha256(first + content.read()).hexdigest()}"
+    return [file.name, digest(file) if file.is_file() else None]
 
 
 @contextmanager

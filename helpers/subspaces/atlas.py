@@ -1,10 +1,11 @@
 """A row for every module of a model and every adapter: opened and checked, mapped over modules on Dask, corrected."""
 
+import contextlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from typing import SupportsIndex as Index
@@ -20,6 +21,7 @@ from helpers.parameters import BadParameter
 from helpers.paths import resolve
 from helpers.subspaces import compared, measured, nulls, spectra
 from helpers.subspaces.measured import CHOICES
+from helpers.subspaces.store import Store
 from helpers.subspaces.study import PRIME
 from helpers.weights import Base, Updates, WeightsError, modules
 
@@ -57,12 +59,15 @@ def atlas(
     scheduler: str = "",
     seed: Index = 0,
     progress: Callable | None = None,
+    store: str | Path = "",
 ) -> pd.DataFrame:
     """Every measure of what adapters, or models fine-tuned from it, change in a model: a row a module and adapter.
 
     base, updates: opened, or paths. modules: a pattern, see `modules.expand`. i, j: of φ; 0 to choose as `Similarity`
     does. scheduler: address of a Dask scheduler whose workers have this package and see these files; empty: threads of
-    this process, one a core. seed: of all draws. progress: called with (modules done, all); None: a bar, after 10 s.
+    this process, one a core. seed: of all draws. progress: called with (modules done, all), first with those that the
+    store has; None: a bar, after 10 s. store: directory that keeps what is measured, so that another run goes on (see
+    `store.Store`); of what in it could not be used a warning tells.
 
     Raises WeightsError and BadParameter for what cannot be compared at all. What cannot be computed of a module is NaN
     in its rows, and the reason in `why`. Columns: module, layer, projection, adapter, why; out, in, rank (r; of a whole
@@ -75,7 +80,12 @@ def atlas(
     ratio (φ to chance), z, p, p_holm. p_holm is corrected (Holm) over all rows, and of energy over both sides, of φ
     over all three choices.
     """
-    return survey(plan(base, updates, modules, i, j), i, j, scheduler, seed, progress=progress)[0]
+    made = plan(base, updates, modules, i, j)
+    kept = store_of(made, store)
+    rows, _ = survey(made, i, j, scheduler, seed, progress=progress, store=kept)
+    for note in kept.notes if kept else ():
+        warnings.warn(note, stacklevel=2)
+    return rows
 
 
 def plan(
@@ -92,7 +102,7 @@ def plan(
     every = [measured.updates_at(place, base) for place in places]
     compared.refuse_twice(every)
     matches = [compared.matched(opened, updates) for updates in every]
-    _refuse_same_numbers(every, matches)
+    refuse_same_numbers(every, matches)
     union = sorted(set().union(*matches))
     names = {module: names_of(module, matches) for module in modules.expand(pattern, opened, union)}
     return Plan(base, places, labels([place.path for place in places]), names)
@@ -108,6 +118,12 @@ def labels(paths: Sequence[str]) -> list[str]:
         if not any(alike):
             return [name + PRIME * names[:n].count(name) for n, name in enumerate(names)]
         lengths = [n + more for n, more in zip(lengths, alike, strict=True)]
+
+
+def store_of(plan: Plan, path: str | Path) -> Store | None:
+    """The Store at a path for tasks of a Plan; None without a path. Raises BadParameter."""
+    files = {place: measured.updates_at(place, plan.base).files for place in plan.places}
+    return Store(path, {**files, plan.base: measured.base_at(plan.base).files}) if path else None
 
 
 def task(
@@ -127,6 +143,11 @@ def names_of(module: str, matches: Sequence[dict[str, str]]) -> list[str | None]
     return [pairs[whole] + text if whole in pairs else None for pairs in matches]
 
 
+def kinds_of(names: Collection[str]) -> dict[str, tuple[int, str]]:
+    """{module: (layer, projection)}; of two in one place the other one by its whole name."""
+    return {name: (0, name) for name in names} | {name: key for key, name in modules.by_layer(names).items()}
+
+
 def survey(
     plan: Plan,
     i: Index = 0,
@@ -135,13 +156,13 @@ def survey(
     seed: Index = 0,
     shown: str = "ba_left",
     progress: Callable | None = None,
+    store: Store | None = None,
 ) -> tuple[pd.DataFrame, dict]:
     """(the table of `atlas`, {(module, adapter): `measured.Detail`}). shown: of which of CHOICES the grid is kept."""
     tasks = [task(plan, module, names, i, j, shown) for module, names in plan.names.items()]
-    kinds = {name: (0, name) for name in plan.names}  # of two in one place the other one by its whole name
-    kinds |= {name: key for key, name in modules.by_layer(plan.names).items()}
+    kinds = kinds_of(plan.names)
     with client(scheduler, len(tasks)) as at:
-        found = mapped(at, measured.measure, tasks, progress, "modules")
+        found = mapped(at, measured.measure, tasks, progress, "modules", store, measured.lost)
         rows = pd.DataFrame(
             [
                 {**dict(zip(("module", "layer", "projection"), (each.module, *kinds[each.module]), strict=True)), **row}
@@ -149,12 +170,12 @@ def survey(
                 for row, _ in measures
             ]
         ).reindex(columns=COLUMNS)
-        rows = rows.assign(**against_random(at, rows, seed))
+        rows = rows.assign(**against_random(at, rows, seed, store))
     corrected(rows, [f"energy_{end}" for end in ("in", "out")], "{}_p", "{}_p_holm")
     corrected(rows, CHOICES, "p_{}", "p_holm_{}")
     corrected(rows, ["rank"], "{}_p", "{}_p_holm")
     details = {
-        (each.module, row["adapter"]): detail
+        (each.module, row["adapter"]): measured.Detail(**detail)
         for each, measures in zip(tasks, found, strict=True)
         for row, detail in measures
     }
@@ -163,7 +184,9 @@ def survey(
     return rows.loc[order].reset_index(drop=True), details
 
 
-def against_random(at: distributed.Client, rows: pd.DataFrame, seed: Index) -> dict[str, np.ndarray]:
+def against_random(
+    at: distributed.Client, rows: pd.DataFrame, seed: Index, store: Store | None = None
+) -> dict[str, np.ndarray]:
     """{column: values}: random_effective_rank, random_k90 and rank_p (see `spectra.rank_p`) of rows with out, in, rank,
     effective_rank and whole, of which those of one shape and r share 999 draws, or 25 times as many as rows."""
     known = rows[rows["effective_rank"].notna()]
@@ -174,7 +197,7 @@ def against_random(at: distributed.Client, rows: pd.DataFrame, seed: Index) -> d
     draws = max(spectra.LEAST, 25 * len(known))  # so that p may be below 0.05 after Holm's correction
     different = list(dict.fromkeys(kinds))
     tasks = [(*kind, seed, draws) for kind in different]
-    drawn = dict(zip(different, mapped(at, _drawn_rank_use, tasks, lambda *_: None), strict=True))
+    drawn = dict(zip(different, mapped(at, _drawn_rank_use, tasks, lambda *_: None, store=store), strict=True))
     found = {name: np.full(len(rows), np.nan) for name in ("random_effective_rank", "random_k90", "rank_p")}
     for index, kind, own in zip(known.index, kinds, known["effective_rank"], strict=True):
         effective, k90 = drawn[kind]
@@ -190,11 +213,12 @@ def corrected(rows: pd.DataFrame, names: Collection[str], p: str, p_holm: str) -
         rows[p_holm.format(name)] = part
 
 
-@contextmanager
+@contextlib.contextmanager
 def client(scheduler: str, tasks: int) -> Iterator[distributed.Client]:
     """A Dask client of a scheduler, or of this process with a thread for each core, whose libraries then use one."""
     if scheduler:
         with workers.cluster(scheduler, 0) as found:
+            workers.check(found)
             yield found
         return
     jobs = max(1, min(len(os.sched_getaffinity(0)), tasks))
@@ -203,30 +227,52 @@ def client(scheduler: str, tasks: int) -> Iterator[distributed.Client]:
 
 
 def mapped(
-    at: distributed.Client, function: Callable, tasks: Sequence, progress: Callable | None = None, told: str = "draws"
+    at: distributed.Client,
+    function: Callable,
+    tasks: Sequence,
+    progress: Callable | None = None,
+    told: str = "draws",
+    store: Store | None = None,
+    lost: Callable | None = None,
 ) -> list:
-    """The function of each of the tasks, on the workers of a client; stopped with the whole when interrupted."""
-    futures = [at.submit(function, task, pure=False) for task in tasks]
-    every = distributed.as_completed(futures)
+    """The function of each of the tasks, from a store or from the workers of a client, into the store as it comes.
+
+    function: of a module of this package; what a store keeps is plain (`Store.write`). lost: of a task and a reason,
+    what stands for the result where its workers died. Raises BadParameter as `workers.results`; stopped with the whole
+    when interrupted.
+    """
+    origins = [store.origin(function, task) for task in tasks] if store else []
+    found = {n: kept for n, origin in enumerate(origins) if (kept := store.read(origin)) is not None}
+    left, bar = [n for n in range(len(tasks)) if n not in found], contextlib.nullcontext()
     if progress is None:
-        every, progress = (
-            tqdm(every, total=len(futures), desc=told, delay=10, leave=False, file=sys.stdout),
-            lambda *_: None,
-        )
-    try:
-        for done, _ in enumerate(every, 1):
-            progress(done, len(futures))
-        return [future.result() for future in futures]
-    except BaseException:
-        at.cancel(futures)
-        raise
+        told += f" ({len(found)} from the store)" * bool(found)
+        bar = tqdm(total=len(tasks), initial=len(found), desc=told, delay=10, leave=False, file=sys.stdout)
+    elif found:
+        progress(len(found), len(tasks))
+    coming = workers.results(at, function, [tasks[n] for n in left])
+    with bar, contextlib.closing(coming):
+        for n, result in coming:
+            n, here = left[n], tasks[left[n]]
+            if isinstance(result, workers.Lost):
+                if not lost:
+                    raise BadParameter(f"{here!r:.200}: {result.why}")
+                result = lost(here, result.why)
+            elif store:
+                if store.origin(function, here) != origins[n]:
+                    raise BadParameter("files of the model or an adapter changed while they were read: run again")
+                store.write(origins[n], result)
+            found[n] = result
+            bar.update() if progress is None else progress(len(found), len(tasks))
+    return [found[n] for n in range(len(tasks))]
 
 
 def _drawn_rank_use(task):
     return spectra.drawn_rank_use(*task)
 
 
-def _refuse_same_numbers(every, matches):
+def refuse_same_numbers(
+    every: Sequence[Updates], matches: Sequence[dict[str, str]], same: Callable = compared.same_numbers
+) -> None:
     """WeightsError where two adapters hold the same numbers wherever both change something."""
     for n, other in enumerate(every):
         for k, one in enumerate(every[:n]):
@@ -236,7 +282,7 @@ def _refuse_same_numbers(every, matches):
                     pair = one.update(matches[k][module]), other.update(matches[n][module])
                 except WeightsError:
                     continue  # a row will say why
-                if not compared.same_numbers(*pair):
+                if not same(*pair):
                     break
                 if not compared.without_directions(pair[0], "BA", "", "", ""):
                     alike = module

@@ -7,6 +7,7 @@ import numpy as np
 from helpers.weights import Dense, LowRank, NoSuchModule, WeightsError, modules, open_base, open_update
 
 RELATED = 0.1  # cosine of W and W′; an update ten times as large as W would leave as much
+SAME = 1e-6  # of a norm: some roundings of float32
 _matches = WeakKeyDictionary()
 
 
@@ -187,6 +188,14 @@ def given_twice(one, other, name):
         f"{one.path} and {other.path} hold the same numbers at {name}: one adapter given twice, whose agreement is no "
         "finding; name it once"
     )
+
+
+def same_change(one, other):
+    """Whether two updates are one ΔW, not zero, but for rounding of float32, whatever their factors."""
+    if one.shape != other.shape:
+        return False
+    delta = one.delta()
+    return bool(delta.any()) and np.linalg.norm(delta - other.delta()) <= SAME * np.linalg.norm(delta)
 
 
 def same_numbers(one, other):

@@ -3,6 +3,7 @@
 Knows paths, not open holders, so that workers elsewhere can do it; what it opens it keeps open, and no matrix.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,11 +16,11 @@ import numpy as np
 from helpers.subspaces import chance, directions, inputs, similarity, spectra
 from helpers.subspaces.compared import unrelated, without_directions
 from helpers.subspaces.intruders import LEADING, intruders, tested
-from helpers.weights import Base, Dense, Updates, WeightsError, open_base, open_update
+from helpers.weights import Base, Dense, LowRank, Updates, WeightsError, open_base, open_update
 
 CHOICES = {"a": ("A", "right"), "ba_right": ("BA", "right"), "ba_left": ("BA", "left")}  # (factor, side)
 SIDES = {"in": "right", "out": "left"}
-WHOLE_UP_TO = 4096  # smaller side of a W that is decomposed in full
+WHOLE_UP_TO = 2048  # smaller side of a W that is decomposed in full
 UNDETERMINED = 0.1  # error of φ from which on directions of W are not determined
 SHOWN = 64  # singular values of W that are kept
 
@@ -28,7 +29,7 @@ class Place(NamedTuple):
     """Where a model or an adapter lies. state: of its files; another one where they have changed since."""
 
     path: str
-    state: tuple
+    state: str
 
 
 class Task(NamedTuple):
@@ -57,6 +58,9 @@ class Detail(NamedTuple):
     grid: np.ndarray
 
 
+EMPTY = {"spectrum": np.zeros(0), "weight_spectrum": np.zeros(0), "cosines": np.zeros(0), "grid": np.zeros((0, 0))}
+
+
 class Weight(NamedTuple):
     """W [out, in] of a module, and its Decomposition, whose rank is of what rises above the rounding of storing."""
 
@@ -76,13 +80,15 @@ class Weight(NamedTuple):
 class Added(NamedTuple):
     """What an adapter adds to a module: the Decomposition of ΔW, and the directions of A (None of a whole ΔW).
 
-    rank: r; of a whole ΔW the directions above rounding. count: of the directions of ΔW above rounding.
+    rank: r; of a whole ΔW the directions above rounding. count: of the directions of ΔW above rounding. rounding: of
+    storing, usual, as `directions.Rounding` has it.
     """
 
     found: directions.Decomposition
     a: np.ndarray | None
     rank: int
     count: int
+    rounding: float
 
     def leading(self, factor, side):
         """Orthonormal columns; none, [·, 0], of what is not known or does not rise above rounding."""
@@ -94,9 +100,11 @@ class Added(NamedTuple):
 def place(path: str | Path) -> Place:
     """The Place of a file or directory."""
     path = Path(path)
-    files = sorted((path if path.is_dir() else path.parent).iterdir())  # a file's config lies beside it
+    folder = path if path.is_dir() else path.parent  # a file's config lies beside it
+    files = sorted(folder.iterdir()) if folder.is_dir() else []  # opening says that it is not there
     stats = [(file.name, file.stat()) for file in files if file.is_file()]
-    return Place(str(path), tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+    told = repr([(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats])
+    return Place(str(path), hashlib.sha256(told.encode()).hexdigest())
 
 
 @lru_cache(32)
@@ -106,9 +114,9 @@ def base_at(here: Place) -> Base:
 
 
 @lru_cache(128)
-def updates_at(here: Place, of_base: Place) -> Updates:
-    """The open `Updates` of a Place, with the model at another."""
-    return open_update(Path(here.path), base_at(of_base))
+def updates_at(here: Place, of_base: Place | None) -> Updates:
+    """The open `Updates` of a Place, with the model at another, or without one."""
+    return open_update(Path(here.path), of_base and base_at(of_base))
 
 
 def rng_of(seed: Index, module: str) -> np.random.Generator:
@@ -116,8 +124,8 @@ def rng_of(seed: Index, module: str) -> np.random.Generator:
     return np.random.default_rng([seed, *module.encode()])
 
 
-def measure(task: Task) -> list[tuple[dict, Detail]]:
-    """[(row, Detail)] of a Task, one an adapter: {column of the table: value}, without what is not known."""
+def measure(task: Task) -> list[tuple[dict, dict]]:
+    """[(row, Detail as a dict)] of a Task, one an adapter: {column of the table: value}, without what is not known."""
     base, why_of_weight = base_at(task.base), []
     weight = None
     with noted(why_of_weight):
@@ -155,10 +163,14 @@ def measure(task: Task) -> list[tuple[dict, Detail]]:
         elif each:
             why += why_of_weight
         row |= {"why": "; ".join(dict.fromkeys(why)), "adapter": label}
-        empty = {"spectrum": (0,), "weight_spectrum": (0,), "cosines": (0,), "grid": (0, 0)}
-        kept = {name: detail.get(name, np.zeros(size)) for name, size in empty.items()}
-        rows.append((row, Detail(**kept)))
+        rows.append((row, EMPTY | detail))
     return rows
+
+
+def lost(task: Task, why: str) -> list[tuple[dict, dict]]:
+    """What stands for `measure` of a Task that could not be done: rows with the reason."""
+    size = dict(zip(("out", "in"), base_at(task.base).shape(task.module) or (np.nan, np.nan), strict=True))
+    return [(size | {"adapter": label, "why": why}, EMPTY) for label in task.adapters]
 
 
 @contextmanager
@@ -185,30 +197,32 @@ def _read(base, weight, task, label, why):
         why.append(f"{label} has no such module")
         return None
     with noted(why):
-        return _added(base, weight, updates_at(here, task.base).update(name), task.module, label, why)
+        matrix = weight.matrix if weight and weight.rank else None
+        return added(base, matrix, updates_at(here, task.base).update(name), task.module, label, why)
     return None
 
 
-def _added(base, weight, update, module, label, why):
-    """The Added of an update. Raises WeightsError of a W′ that is none of W's."""
+def added(
+    base: Base | None, matrix: np.ndarray | None, update: LowRank | Dense, module: str, label: str, why: list[str]
+) -> Added:
+    """The Added of an update; what it lacks is noted in `why`. matrix: W, if it is known and not zero.
+
+    Raises WeightsError of a W′ that is none of W's.
+    """
     dense = isinstance(update, Dense)
-    if reason := without_directions(update, "BA", label, module, base.label):
+    if reason := without_directions(update, "BA", label, module, base and base.label):
         why.append(reason)
-    elif (
-        dense
-        and weight
-        and weight.rank
-        and (reason := unrelated(weight.matrix, update.difference, module, base.label, label))
-    ):
+    elif dense and matrix is not None and (reason := unrelated(matrix, update.difference, module, base.label, label)):
         raise WeightsError(reason)
     found, usual = directions.decompose_update(update), inputs.update_rounding(update, "BA").usual
-    count = found.rank(usual if dense else abs(update.scale) * usual)
+    usual *= 1 if dense else abs(update.scale)
+    count = found.rank(usual)
     if not count and not reason:
         why.append(inputs.lost_in_rounding(label, module))
     if dense:
-        return Added(found, None, count, count)
+        return Added(found, None, count, count, usual)
     of_a, stored = inputs.decomposed_a(update), inputs.update_rounding(update, "A")
-    return Added(found, of_a.right[:, : of_a.rank(stored.usual)], len(update.a), count)
+    return Added(found, of_a.right[:, : of_a.rank(stored.usual)], len(update.a), count, usual)
 
 
 def _sizes(weight, row):
@@ -311,3 +325,9 @@ def intruder_test(task: tuple[Task, Index, Index]) -> tuple[dict, np.ndarray | N
             row |= {"p": test.p, "least": test.each_p_holm.min()}
             held = found.cosines, drawn
     return row | {"why": "; ".join(why)}, *held
+
+
+def untested(task: tuple[Task, Index, Index], why: str) -> tuple[dict, None, None]:
+    """What stands for `intruder_test` of what could not be done: a row with the reason."""
+    (label,) = task[0].adapters
+    return {"module": task[0].module, "adapter": label, "why": why}, None, None

@@ -10,7 +10,7 @@ import pandas as pd
 
 from helpers.parameters import BadParameter
 from helpers.subspaces import chance, compared, measured, nulls
-from helpers.subspaces.atlas import client, mapped, names_of, plan, survey, task
+from helpers.subspaces.atlas import client, mapped, names_of, plan, store_of, survey, task
 from helpers.subspaces.intruders import DRAWS, family_p
 from helpers.subspaces.measured import CHOICES
 from helpers.values import Nothing, computed
@@ -35,7 +35,7 @@ class ModelAtlas:
         p = self.parameters = parameters
         with _told("modules"):
             self.plan = plan(p.base, p.adapters, p.modules, p.i, p.j)
-        self.labels = self.plan.labels
+        self.labels, self._store = self.plan.labels, store_of(self.plan, p.store)
         self.choice = next(name for name, choice in CHOICES.items() if choice == (p.factor, p.side))
         self.base = measured.base_at(self.plan.base)
         self.updates = [measured.updates_at(place, self.plan.base) for place in self.plan.places]
@@ -73,8 +73,8 @@ class ModelAtlas:
 
     @property
     def notes(self):
-        """What a reader must see of how the files were read: sentences."""
-        told = [note for updates in self.updates for note in updates.notes]
+        """What a reader must see of how the files, and so far the store, were read: sentences."""
+        told = [note for updates in self.updates for note in updates.notes] + (self._store.notes if self._store else [])
         packed = [module for module in self.plan.names if not self.base.shape(module)]
         return told + [
             f"{len(packed)} modules are packed in {self.base.label} and not read, such as {packed[0]}"
@@ -84,7 +84,7 @@ class ModelAtlas:
     @computed()
     def _surveyed(self):
         p = self.parameters
-        return survey(self.plan, p.i, p.j, p.scheduler, p.seed, self.choice)
+        return survey(self.plan, p.i, p.j, p.scheduler, p.seed, self.choice, store=self._store)
 
     @computed()
     def rows(self):
@@ -230,7 +230,7 @@ class ModelAtlas:
             for label, place in each.adapters.items()
         ]
         with client(p.scheduler, len(tasks)) as at:
-            found = mapped(at, measured.intruder_test, tasks, told="tests")
+            found = mapped(at, measured.intruder_test, tasks, None, "tests", self._store, measured.untested)
         known = [each for each in found if each[1] is not None]
         if not known:
             return Nothing("; ".join(dict.fromkeys(row["why"] for row, *_ in found)) or "no module could be measured")

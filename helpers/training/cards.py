@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.press.report import file_hash
+from helpers.files import file_hash
 
 
 def write_card(directory, card):

@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from transformers import AutoModel
 
-from helpers.press.report import file_hash
+from helpers.files import file_hash
 from helpers.training import adapters
 from helpers.training.cards import whole_directory, write_card
 

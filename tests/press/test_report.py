@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import files
 from helpers.press import Report, report
 from helpers.press.report import verdict
 from helpers.values import Nothing
@@ -170,10 +171,10 @@ def test_no_path_no_file(tmp_path, shown, monkeypatch):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     place = tmp_path / "results.json"
-    report.write_whole(place, "old")
-    monkeypatch.setattr(report.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    files.write_whole(place, "old")
+    monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        report.write_whole(place, "new")
+        files.write_whole(place, "new")
     assert place.read_text() == "old"
     assert list(tmp_path.iterdir()) == [place]
 
@@ -245,6 +246,6 @@ def test_a_folded_table_is_recorded_whole_and_opens_by_a_click(shown):
 def test_hashes_are_sha256_and_a_very_large_file_is_not_read(tmp_path, monkeypatch):
     file = tmp_path / "x"
     file.write_bytes(b"abc")
-    assert report.file_hash(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    monkeypatch.setattr(report, "HASHED_UP_TO", 2)
-    assert report.file_hash(file) == "not hashed: 3 bytes"
+    assert files.file_hash(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    monkeypatch.setattr(files, "HASHED_UP_TO", 2)
+    assert files.file_hash(file) == "not hashed: 3 bytes"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from helpers import files
 from helpers.parameters import BadParameter
 from helpers.paths import ROOT
 from helpers.press import run, sweep
@@ -112,7 +113,7 @@ def test_the_key_is_of_all_that_numbers_come_from(tmp_path, monkeypatch):
 
 
 def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "HASHED_UP_TO", 2**21)
+    monkeypatch.setattr(files, "HASHED_UP_TO", 2**21)
     file, seen = tmp_path / "large", set()
     for first, last, size in ((b"a", b"z", 3), (b"b", b"z", 3), (b"b", b"y", 3), (b"b", b"y", 4)):
         file.write_bytes(first + bytes(size * 2**20) + last)

@@ -1,0 +1,62 @@
+"""Files: known by digests of what they hold, and written whole or not at all."""
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+from uuid import uuid4
+
+HASHED_UP_TO = 256 * 2**20  # bytes; hashing a larger file would cost more than what is done with it
+END, BLOCK, BLOCKS = 2**20, 2**12, 256  # bytes of a larger one: at either end, and of blocks between
+HEADER = 100 * 2**20  # bytes, the most that a safetensors file may have
+
+
+def file_hash(path):
+    """SHA-256 of a file in hexadecimal; for a very large file its size instead."""
+    path = Path(path)
+    size = path.stat().st_size
+    if size > HASHED_UP_TO:
+        return f"not hashed: {size} bytes"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(file):
+    """SHA-256 of a file, read once while its size and time stay; of one above 256 MB that of what tells it apart.
+
+    Which is its size, the header of a safetensors file, a megabyte at either end and 256 blocks of 4 KB between.
+    """
+    found = file.stat()
+    return _digest(file, found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _digest(file, size, _changed):
+    if size <= HASHED_UP_TO:
+        return file_hash(file)
+    told = hashlib.sha256(str(size).encode())
+    with file.open("rb") as content:
+        header = int.from_bytes(content.read(8), "little") if file.suffix == ".safetensors" else 0
+        content.seek(0)
+        told.update(content.read(END + header * (header <= HEADER)))
+        for place in range(END, size - END, max(BLOCK, (size - 2 * END) // BLOCKS)):
+            content.seek(place)
+            told.update(content.read(BLOCK))
+        content.seek(max(0, size - END))
+        told.update(content.read())
+    return told.hexdigest()
+
+
+def write_whole(path, content):
+    """Write text or bytes so that `path` holds all of it or what it held before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
