@@ -365,6 +365,8 @@ class ModelAtlas(Parameters):
     """right: φ of directions of the input space; left: of the output space (with BA)"""
     scheduler: str = ""
     """address of a Dask scheduler whose workers see these files (empty: this process)"""
+    store: str = ""
+    """directory that keeps what is measured, so that another run goes on (empty: nowhere)"""
     beside_base: str = "data/all-MiniLM-L6-v2"
     """a second model to set beside, LoRA beside a whole fine-tune (empty: none)"""
     beside_adapters: list[str] = [
@@ -385,9 +387,75 @@ class ModelAtlas(Parameters):
         for name in ("adapters", "beside_adapters", "tested"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name} names one twice: {getattr(self, name)}; name each once")
-        if bool(self.beside_base) != bool(self.beside_adapters):
-            given, lacking = ("beside_base", "beside_adapters")[:: 1 if self.beside_base else -1]
-            raise ValueError(f"{given} is given and {lacking} is empty: give both, or leave both empty")
+        _refuse_half_of_beside(self)
+        return self
+
+
+class AdaptersTogether(Parameters):
+    """Parameters of notebook 06. What is by default of other adapters than those given counts as not given."""
+
+    inputs: ClassVar = ("base", "adapters", "checkpoints", "measured", "beside_base", "beside_adapters")
+
+    base: str = "data/SmolLM2-135M-Instruct"
+    """directory or file of the model's weights (empty: low-rank adapters only)"""
+    adapters: list[str] = [
+        "data/language_model_adapters/r8",
+        "data/language_model_adapters/r64",
+        "data/language_model_adapters/r64-seed1",
+        "data/language_model_adapters/r8-author",
+    ]
+    """two or more adapters, or models fine-tuned from the base: directories or files"""
+    modules: str = ""
+    """pattern on the end of names (empty: all): q_proj, layers.1?.*, q_proj[head *], c_attn[*]"""
+    checkpoints: list[str] = [
+        "data/language_model_adapters/r8-step24",
+        "data/language_model_adapters/r8-step80",
+        "data/language_model_adapters/r8",
+    ]
+    """states of one run in their order, its end last (empty: none)"""
+    two_seeds: list[str] = ["data/language_model_adapters/r64", "data/language_model_adapters/r64-seed1"]
+    """two of the adapters, of one task with other seeds: what same looks like (empty: none)"""
+    two_tasks: list[str] = ["data/language_model_adapters/r8", "data/language_model_adapters/r8-author"]
+    """two of the adapters, of two tasks: what different looks like (empty: none)"""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """share of its numbers, the greatest, that a merge by TIES keeps of each adapter"""
+    measured: str = "data/merged_adapters/merges.csv"
+    """accuracy of merges, measured elsewhere, a CSV (empty: not known)"""
+    scheduler: str = ""
+    """address of a Dask scheduler whose workers see these files (empty: this process)"""
+    beside_base: str = "data/all-MiniLM-L6-v2"
+    """a second model to set beside, LoRA beside a whole fine-tune (empty: none)"""
+    beside_adapters: list[str] = [
+        "data/adapters/r8-lr0.0003",
+        "data/adapters/r8",
+        "data/adapters/r64",
+        "data/adapters/full",
+    ]
+    """its adapters, or models fine-tuned from it"""
+    seed: NonNegativeInt = 0
+    """seed of all draws, of which there are none yet"""
+    results: str = ""
+    """where the result file goes (empty: nowhere)"""
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        fields = type(self).model_fields
+        foreign = {name: not set(getattr(self, name)) <= set(self.adapters) for name in ("two_seeds", "two_tasks")}
+        foreign["checkpoints"] = self.base != fields["base"].default
+        foreign["measured"] = not set(self.adapters) <= set(fields["adapters"].default)
+        for name in (name for name, other in foreign.items() if other):
+            if getattr(self, name) == fields[name].default:
+                self.__dict__[name] = type(fields[name].default)()
+        if not self.adapters:
+            raise ValueError("adapters is empty: give two or more to compare")
+        lists = {name: getattr(self, name) for name in fields if isinstance(getattr(self, name), list)}
+        for name, given in lists.items():
+            if len(set(given)) < len(given):
+                raise ValueError(f"{name} names one twice: {given}; name each once")
+            if len(given) == 1 or (name.startswith("two_") and len(given) > 2):
+                wanted = "two, or none" if name.startswith("two_") else "two or more to compare"
+                raise ValueError(f"{name} is {given}: give {wanted}")
+        _refuse_half_of_beside(self)
         return self
 
 
@@ -523,6 +591,32 @@ class LanguageModelAdapters(Parameters):
         return self.schedule() | self.model_dump(include={"alpha", "train_texts", "held_out_texts", "threads"})
 
 
+class MergedAdapters(Parameters):
+    """Parameters of the training notebook for merged adapters."""
+
+    inputs: ClassVar = ("base", "adapters")
+
+    output: Annotated[str, Field(min_length=1)] = "data/merged_adapters"
+    """directory that receives merges.csv"""
+    base: Annotated[str, Field(min_length=1)] = "data/SmolLM2-135M-Instruct"
+    """weights of SmolLM2, as the adapters' training saved them"""
+    adapters: Annotated[list[str], Field(min_length=2)] = [
+        "data/language_model_adapters/r8",
+        "data/language_model_adapters/r64",
+        "data/language_model_adapters/r64-seed1",
+        "data/language_model_adapters/r8-author",
+    ]
+    """adapters of it, of which every pair is merged"""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """share of the numbers of each that TIES keeps"""
+    texts: Annotated[int, Field(ge=2, le=8000)] = 1000
+    """held-out texts of each task"""
+    threads: PositiveInt = 1
+    """threads of PyTorch; another number changes the last digits"""
+    results: str = ""
+    """where the result file goes (empty: nowhere)"""
+
+
 class DigitModels(Parameters):
     """Parameters of the training notebook for digit classifiers."""
 
@@ -621,6 +715,40 @@ class PlantedModels(Parameters):
         return self.model_dump(include={"tasks", "seeds"}) | self.schedule()
 
 
+class SpeedOfDirections(Parameters):
+    """Parameters of the notebook that measures how long leading directions take."""
+
+    dimensions: Annotated[list[Annotated[int, Field(ge=40)]], Field(min_length=1)] = [
+        512,
+        1024,
+        2048,
+        4096,
+        8192,
+        12288,
+    ]
+    """sides of the square matrices"""
+    share: Annotated[float, Field(gt=0, le=0.25)] = 0.1
+    """share of all directions that is sought"""
+    compared_at: Annotated[int, Field(ge=40)] = 4096
+    """side at which every method is measured; above it most are extrapolated"""
+    aim: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    """error of φ at which methods are called equally accurate"""
+    repeats: PositiveInt = 2
+    """runs of each, of which the fastest counts"""
+    threads: PositiveInt = 2
+    """threads that every method may use"""
+    seed: NonNegativeInt = 0
+    """seed of the matrices and of the methods that draw"""
+    results: str = ""
+    """where the result file goes (empty: nowhere)"""
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        if self.compared_at not in self.dimensions:
+            raise ValueError(f"compared_at is {self.compared_at}, which is none of dimensions: {self.dimensions}")
+        return self
+
+
 def _refuse_left_of_a(p):
     """Refuse directions that lie in no space of W's."""
     if p.factor == "A" and p.side == "left":
@@ -628,6 +756,13 @@ def _refuse_left_of_a(p):
             'side is "left" with factor "A", whose left directions lie in R^r and meet none of W: '
             'use factor "BA", or side "right"'
         )
+
+
+def _refuse_half_of_beside(p):
+    """Refuse a second model without adapters, and adapters without their model."""
+    if bool(p.beside_base) != bool(p.beside_adapters):
+        given, lacking = ("beside_base", "beside_adapters")[:: 1 if p.beside_base else -1]
+        raise ValueError(f"{given} is given and {lacking} is empty: give both, or leave both empty")
 
 
 def _not_over_what_is_read(p):
@@ -649,10 +784,13 @@ SCHEMAS = {
     "03_digit_saliency": DigitSaliency,
     "04_published_pictures": PublishedPictures,
     "05_model_atlas": ModelAtlas,
+    "06_adapters_together": AdaptersTogether,
     "lora_adapters": LoraAdapters,
     "language_model_adapters": LanguageModelAdapters,
+    "merged_adapters": MergedAdapters,
     "digit_models": DigitModels,
     "planted_models": PlantedModels,
+    "speed_of_directions": SpeedOfDirections,
 }
 
 

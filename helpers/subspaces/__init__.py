@@ -1,8 +1,10 @@
 """The arithmetic of directions: how much subspaces share, and what chance would have given. Knows arrays.
 
-`inputs`, `study`, `layers` and the atlas (`measured`, `atlas`, `model_atlas`) alone ask `weights` for matrices.
+`inputs`, `study`, `layers`, the atlas (`measured`, `atlas`, `model_atlas`) and adapters together (`paired`, `gathered`,
+`together`) alone ask `weights` for matrices.
 """
 
+from helpers.subspaces.agreement import Interference, cosine, interference
 from helpers.subspaces.atlas import atlas
 from helpers.subspaces.directions import (
     Directions,
@@ -24,10 +26,13 @@ from helpers.subspaces.similarity import (
 )
 from helpers.subspaces.spectra import RankUse, energy, random_rank_use, rank_use
 from helpers.subspaces.study import Similarity, adapter_names
+from helpers.subspaces.together import AdaptersTogether
 
 __all__ = [
+    "AdaptersTogether",
     "Amplification",
     "Directions",
+    "Interference",
     "Intruders",
     "ModelAtlas",
     "RankUse",
@@ -37,9 +42,11 @@ __all__ = [
     "atlas",
     "choose_pairs",
     "choose_window",
+    "cosine",
     "cumulative_phi",
     "decompose",
     "energy",
+    "interference",
     "intruders",
     "low_rank_directions",
     "phi",

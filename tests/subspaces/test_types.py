@@ -10,7 +10,8 @@ import pytest
 from helpers import subspaces
 from helpers.subspaces import chance, haar, inputs, nulls
 
-NAMES = "atlas chance directions haar inputs intruders layers measured nulls similarity spectra study"
+NAMES = "agreement arrays atlas chance directions haar inputs intruders krylov layers measured merging nulls"
+NAMES += " similarity spectra study"
 FUNCTIONS = [
     function
     for module in [importlib.import_module(f"helpers.subspaces.{name}") for name in NAMES.split()]
