@@ -4,9 +4,11 @@ from helpers.show.atlas import adapters_beside, depth, grids, heatmaps, ranking
 from helpers.show.curves import (
     critical_curves,
     detection_curves,
+    error_curves,
     law_panels,
     learning_curves,
     p_value_curves,
+    seconds_curves,
     tail_curves,
 )
 from helpers.show.maps import (
@@ -24,6 +26,7 @@ from helpers.show.maps import (
     similarity_dots,
     worst_errors,
 )
+from helpers.show.merging import interference_panels, kept, merge_accuracy, verdicts
 from helpers.show.phi import (
     full_and_triangle,
     headline,
@@ -36,29 +39,37 @@ from helpers.show.phi import (
     similarity_panels,
 )
 from helpers.show.spectra import intruder_cosines, spectrum
+from helpers.show.together import adapter_map, agreement, drift, pairs_by_layer
 from helpers.show.words import fill, listed, number, p_value, pivoted, probability, readings, rounding, span
 
 __all__ = [
     "accuracy_dots",
+    "adapter_map",
     "adapters_beside",
+    "agreement",
     "comparison",
     "confusion",
     "contested",
     "critical_curves",
     "depth",
     "detection_curves",
+    "drift",
+    "error_curves",
     "fill",
     "full_and_triangle",
     "grids",
     "headline",
     "heatmaps",
+    "interference_panels",
     "intruder_cosines",
+    "kept",
     "law_panels",
     "layer_curves",
     "layer_panels",
     "layer_view",
     "learning_curves",
     "listed",
+    "merge_accuracy",
     "null_dots",
     "number",
     "number_cells",
@@ -66,6 +77,7 @@ __all__ = [
     "p_value",
     "p_value_curves",
     "pair_panels",
+    "pairs_by_layer",
     "phi_titles",
     "pivoted",
     "probability",
@@ -76,11 +88,13 @@ __all__ = [
     "replacement_curves",
     "rounding",
     "rows_of_two",
+    "seconds_curves",
     "set_title",
     "similarity_dots",
     "similarity_panels",
     "span",
     "spectrum",
     "tail_curves",
+    "verdicts",
     "worst_errors",
 ]

@@ -128,3 +128,50 @@ def learning_curves(curves, yardsticks, texts):
     figure.legend(frameon=False, loc="outside right upper")
     sns.despine(figure)
     return figure
+
+
+def seconds_curves(table, title):
+    """Seconds against the dimension, one line a method; hollow and dashed where they are extrapolated.
+
+    table: columns method, d, seconds, extrapolated.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    groups = table.groupby("method", sort=False)
+    for colour, (name, rows) in zip(sns.color_palette("colorblind"), groups, strict=False):
+        measured = rows[~rows.extrapolated]
+        axes.plot(measured.d, measured.seconds, "o-", markersize=4, color=colour, label=name)
+        beyond = rows[rows.extrapolated | (rows.d == measured.d.max())]
+        axes.plot(beyond.d, beyond.seconds, "o--", markersize=5, color=colour, markerfacecolor="none", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="dimension $d$", ylabel="seconds")
+    axes.set_xticks(sorted(set(table.d)), [f"{d:,}" for d in sorted(set(table.d))])
+    axes.minorticks_off()
+    return _of_methods(figure, title)
+
+
+def error_curves(table, aim, title):
+    """The error of φ against the seconds it took, one line a method, and the bound where one gives it.
+
+    table: columns method, seconds, error, bound (NaN: none). aim: an error.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(aim, color="0.4", linewidth=0.8, linestyle=":", label=f"{aim:g}")
+    groups = table.groupby("method", sort=False)
+    for colour, (name, rows) in zip(sns.color_palette("colorblind"), groups, strict=False):
+        axes.plot(rows.seconds, rows.error, "o-", markersize=4, linewidth=1, color=colour, label=name)
+        bounds = rows.dropna(subset="bound")
+        axes.plot(bounds.seconds, bounds.bound, "v", markersize=5, color=colour, label="its bound" * bool(len(bounds)))
+    axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel=r"largest error of $\phi$")
+    ticks = [n * 10.0**power for power in range(-4, 4) for n in (1, 2, 5)]
+    ticks = [tick for tick in ticks if table.seconds.min() / 1.5 < tick < 1.5 * table.seconds.max()]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    return _of_methods(figure, title)
+
+
+def _of_methods(figure, title):
+    figure.axes[0].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    set_title(figure, title)
+    sns.despine(figure)
+    return figure

@@ -11,6 +11,7 @@ from helpers.parameters import METHODS, BadParameter, DigitSaliency, RandomBasel
 from helpers.show import live, words
 from helpers.show.explore import BUDGET, FEW, Axis, Cells, Explorer
 from helpers.show.layer_card import LayerCards
+from helpers.show.pair_card import PairCards
 from helpers.show.phi import PhiRow, phi_titles
 from helpers.subspaces import chance, haar
 from helpers.subspaces.directions import FULL_SVD_SIZE
@@ -20,6 +21,8 @@ from helpers.weights import modules
 WORK = 10**10  # multiplications; where decomposing all weights takes more, a page holds the one in question only
 KINDS = 12  # projections that a page of an atlas holds all of; more of them are heads
 CARD, ADAPTER = 27_000, 3_500  # bytes in a page that a layer's card takes, and every adapter on it
+PAIR_CARD = 36_000  # bytes in a page that a pair's card takes
+PAIRS = 15  # that a page holds all of
 SHORT = {"phi": "φ", "excess": "φ − chance", "z": "z"}
 
 
@@ -131,6 +134,27 @@ def model_atlas(atlas):
         axis("projection", atlas.projections, "projection", kinds=True, in_page=None if every else ()),
     ]
     return Explorer("What each update is, module by module", work.draw, axes, work.start)
+
+
+@passing
+def adapters_together(together):
+    """Explorer of notebook 06: a card of a module and a pair at a time. together: a `subspaces.AdaptersTogether`."""
+    work = PairCards(together)
+    if not work.known:
+        return Nothing("no module could be measured")
+    layers, kinds, pairs = together.layers, together.projections, work.names
+    room = int(0.85 * BUDGET / PAIR_CARD)
+    few = pairs if len(pairs) <= PAIRS else pairs[:1]
+    every = 4 * len(kinds) * len(few) <= room
+    most = room // (len(few) * (len(kinds) if every else 1))
+    ends = np.linspace(0, len(layers) - 1, min(max(most, 2), len(layers))).round().astype(int)
+    axis = partial(_axis, type(together.parameters))
+    axes = [
+        axis("layer", layers, "layer", "modules", in_page=tuple(layers[place] for place in ends)),
+        axis("projection", kinds, "projection", "modules", kinds=True, in_page=None if every else ()),
+        axis("pair", pairs, "pair", "adapters", word=" · ".join, kinds=True, in_page=None if few is pairs else ()),
+    ]
+    return Explorer("What two adapters are to each other, module by module", work.draw, axes, work.start)
 
 
 class _Similarity:

@@ -4,6 +4,7 @@ import textwrap
 
 import numpy as np
 import seaborn as sns
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from helpers.show.phi import value_range
@@ -85,3 +86,32 @@ def log_ticks(low, high):
     inside = inside or [(low * high) ** 0.5]
     few = [f"{place:.3g}" if 1e-3 <= place < 1e5 else f"$10^{{{np.log10(place):.0f}}}$" for place in inside]
     return inside, few
+
+
+def pair_name(pair, between):
+    """Two names as one."""
+    return plain(between.join(ending(str(name), 20) for name in pair))
+
+
+def method_name(method):
+    """A method of merging as it is written."""
+    return {"ties": "TIES"}.get(method, method)
+
+
+def below(figure, artists):
+    """A legend below a figure, in as many columns as it has room for."""
+    longest = max(len(artist.get_label()) for artist in artists)
+    columns = max(1, min(5, int(11.5 * figure.get_figwidth()) // (longest + 5)))
+    legend(figure, artists, ncols=columns, loc="outside lower center")
+
+
+def grey_line(label):
+    """Chance, or another level, for a legend."""
+    return Line2D([], [], color="0.4", linewidth=1, label=label)
+
+
+def sure_dots(colour="0.3"):
+    """What a filled and a hollow dot say, for a legend."""
+    look = {"color": colour, "marker": "o", "linestyle": "", "markersize": 4}
+    unsure = {"label": "within chance, or not tested", "markerfacecolor": "none"}
+    return [Line2D([], [], label="p < 0.05, corrected", **look), Line2D([], [], **unsure, **look)]

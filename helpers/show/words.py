@@ -101,7 +101,7 @@ def probability(logarithm):
 
 def p_value(p):
     """`probability` of a number that may have underflowed to 0."""
-    return probability(np.log(p) if p else -np.inf)
+    return probability(np.log(p) if p > 1e-300 or np.isnan(p) else -np.inf)
 
 
 @passing

@@ -36,14 +36,21 @@ def atlas():
     return subspaces.ModelAtlas(parameters.ModelAtlas(**given, beside_base="", beside_adapters=[]))
 
 
-@pytest.fixture(params=["01", "02", "03", "05"])
-def build(request, inputs, digits_of_a_run, atlas):
+@pytest.fixture(scope="module")
+def together():
+    given = {"base": MINILM["base"], "adapters": MINILM["adapters"][:3], "modules": "layer.[13].*"}
+    return subspaces.AdaptersTogether(parameters.AdaptersTogether(**given, beside_base="", beside_adapters=[]))
+
+
+@pytest.fixture(params=["01", "02", "03", "05", "06"])
+def build(request, inputs, digits_of_a_run, atlas, together):
     """A function that gives a new explorer of a notebook."""
     return {
         "01": lambda: explorers.subspace_similarity(inputs),
         "02": lambda: explorers.random_baselines(parameters.RandomBaselines(draws=200)),
         "03": lambda: explorers.digit_saliency(digits_of_a_run),
         "05": lambda: explorers.model_atlas(atlas),
+        "06": lambda: explorers.adapters_together(together),
     }[request.param]
 
 
@@ -79,11 +86,13 @@ def test_sliders_parameters_and_schema_are_one_set_of_names(build):
     explorer = build()
     names = {name for axis in explorer.axes for name in ([axis.name] if isinstance(axis.name, str) else axis.name)}
     schemas = (parameters.SubspaceSimilarity, parameters.RandomBaselines, parameters.DigitSaliency)
-    own = names - {"layer", "projection"}  # notebook 05 has no others
-    (schema,) = [each for each in schemas if own <= each.model_fields.keys()] if own else [parameters.ModelAtlas]
+    own = names - {"layer", "projection"}  # notebook 05 has no others, and 06 the pair
+    walked = {frozenset(): parameters.ModelAtlas, frozenset({"pair"}): parameters.AdaptersTogether}
+    schema = walked.get(frozenset(own)) or next(each for each in schemas if own <= each.model_fields.keys())
+    place = "modules" if "modules" in schema.model_fields else "module"
     for axis in explorer.axes:
         assert len(set(map(axis.word, axis.values))) == len(axis.values), axis.label
-        fields = dict.fromkeys(["layer", "projection"], "module" if own else "modules")
+        fields = {"layer": place, "projection": place, "pair": "adapters"}
         moved = [axis.name] if isinstance(axis.name, str) else axis.name
         assert axis.help in [schema.model_fields[fields.get(name, name)].description for name in moved]
         for name in moved:
