@@ -3,12 +3,14 @@
 import json
 from contextlib import contextmanager
 
+import numpy as np
 import pandas as pd
 import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from helpers import weights
+from helpers.subspaces.directions import decompose_update
 from helpers.training.cards import whole_directory, write_card
 
 RECORD = "training.json"
@@ -79,18 +81,16 @@ def standard_error(accuracy, texts):
 
 def size_table(base, directories):
     """‖ΔW‖/‖W‖ of each directory's weights against the model in `base`, in both norms: median and largest module."""
-    model, rows = weights.open_base(base), {}
+    model, rows, sizes = weights.open_base(base), {}, {}
     for directory in directories:
         updates, ratios = weights.open_update(directory, model), []
         for module, name in weights.match(model, updates).items():
-            delta, weight = (torch.from_numpy(m).double() for m in (updates.delta(name), model.weight(module)))
-            ratios.append(
-                {
-                    "Frobenius norm": float(delta.norm() / weight.norm()),
-                    "spectral norm": float(torch.linalg.matrix_norm(delta, 2) / torch.linalg.matrix_norm(weight, 2)),
-                }
-            )
-        found = pd.DataFrame(ratios)
+            if module not in sizes:
+                weight = model.weight(module).astype(float)
+                sizes[module] = np.array([np.linalg.norm(weight), np.linalg.norm(weight, 2)])
+            delta = decompose_update(updates.update(name))
+            ratios.append([delta.size, delta.values[0]] / sizes[module])
+        found = pd.DataFrame(ratios, columns=["Frobenius norm", "spectral norm"])
         rows[directory.name] = {
             f"{norm}, {what}": float(value)
             for norm in found

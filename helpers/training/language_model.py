@@ -3,11 +3,13 @@
 Used by `notebooks/training/language_model_adapters.ipynb` only; nothing else imports this room.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import gguf
 import numpy as np
@@ -21,9 +23,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from helpers.press.report import file_hash
+from helpers.files import file_hash
 from helpers.training import adapters
 from helpers.training.cards import whole_directory, write_card
 
@@ -109,14 +111,18 @@ def package_file():
 def load():
     """SmolLM2 with its numbers in float32, and its tokenizer (padding on the left: the answer comes last)."""
     file = package_file()
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    # transformers reads the file's vocabulary for the configuration, then for the weights, and lists the names of all
+    # tensors for every part of the model, which takes most of the time
+    once = {name: functools.cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    with mock.patch.multiple(gguf, **once):
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     return model, load_tokenizer()
 
 
 def load_tokenizer():
     """SmolLM2's tokenizer, padding on the left."""
     file = package_file()
-    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
+    return PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
 
 
 def add_adapter(model, rank, alpha, seed):
