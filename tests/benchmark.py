@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import resource
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from helpers.press import run, sweep
 from helpers.show import explorers
 from helpers.subspaces import chance, directions, haar
 from helpers.subspaces.intruders import leading_cosines
+from helpers.training import speed
 from tests.notebooks import running
 
 
@@ -173,11 +175,13 @@ def main():
     theirs = best(lambda: stats.beta.logsf(phi, larger / 2, (12288 - larger) / 2), 1)
     show("log_tail_probability, d = 12288, 1200 × 64   ", ours, theirs, "scipy's beta.logsf, which underflows")
 
+    large_directions()
     maps()
     reading()
     decompositions()
     intruders()
     atlas()
+    atlas_of_a_large_model()
     explorer()
     runner()
 
@@ -249,6 +253,51 @@ def decompositions():
     print(f"    {len(once)} decompositions of {len(set(once))} matrices; without memory {len(again)}")
 
 
+LARGEST = """
+import numpy as np
+from helpers.subspaces import decompose
+from threadpoolctl import threadpool_limits
+matrix = np.load({place!r} + "/matrix.npy")
+with threadpool_limits({threads}):
+    start = time.perf_counter()
+    found = decompose(matrix, {k})
+    spent = time.perf_counter() - start
+np.save({place!r} + "/right.npy", found.right)
+peak = int(re.search("VmHWM: *([0-9]+)", open("/proc/self/status").read().expandtabs(1))[1]) * 2**10
+print(spent, peak / matrix.nbytes, found.errors({k}).max())
+"""
+
+
+def large_directions(threads=2):
+    """Leading directions of synthetic large matrices against every other method, at the same error of φ.
+
+    The error is the worst case: the sine of the largest angle between what was found and what is known.
+    """
+    print(f"leading directions on {threads} threads, {speed.machine()}")
+    with speed.threads(threads):
+        rows = list(speed.against_error(4096, 400, 1e-3, repeats=3))
+        matrix = speed.known(4096, 1, 0).matrix
+        double = best(lambda: np.linalg.svd(matrix, full_matrices=False), 1)
+    ours, *others = rows
+    print(f"    first 400 of 4096²: {ours['seconds']:.2f} s, φ off by {ours['error']:.1e}, bound {ours['bound']:.1e}")
+    for row in others:
+        told = f"{row['method']}, {row['iterations']} iterations, φ off by {row['error']:.1e}"
+        show("top 400 of 4096²", ours["seconds"], row["seconds"], told)
+    show("top 400 of 4096²", ours["seconds"], double, "numpy's SVD, float64")
+    whole = next(row["seconds"] for row in rows if row["method"] == speed.FULL)
+    with tempfile.TemporaryDirectory() as place:
+        given = speed.known(12288, 1200, 0)
+        np.save(Path(place, "matrix.npy"), given.matrix)
+        code = "import re, time\n" + LARGEST.format(place=place, threads=threads, k=1200)
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        spent, memory, bound = map(float, told.stdout.split())
+        found = np.load(Path(place, "right.npy"))[:, :1200]
+    off = np.linalg.norm(found - given.right @ (given.right.T @ found), 2)
+    print(f"    first 1,200 of 12288²: {spent:.1f} s, φ off by {off:.1e}, bound {bound:.1e} without storing")
+    print(f"    at most {memory:.2f} times the matrix in memory, imports and the matrix itself included")
+    show("top 1,200 of 12288²", spent, whole * 27, "a full SVD, extrapolated from 4096²")
+
+
 def intruders():
     """Counts of intruders of every bundled module and adapter, and two whole decompositions of each in float64."""
     pairs, matrices = [], {}
@@ -291,6 +340,69 @@ def atlas():
         subspaces.atlas(p.base, [adapter])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     show(f"atlas of SmolLM2, {peak:.1f} GB at most so far", ours, time.perf_counter() - start, "an adapter at a time")
+
+
+MAPPED = """
+import re, time
+import distributed
+from helpers import subspaces
+
+def peak():
+    return int(re.search("VmHWM: *([0-9]+)", open("/proc/self/status").read().expandtabs(1))[1]) / 2**10
+
+own = {{"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}}
+many = {{"n_workers": {workers}, "threads_per_worker": 1, "memory_limit": 0}}
+with distributed.LocalCluster(**many, **own) as cluster, distributed.Client(cluster) as client:
+    client.run(__import__, "helpers.subspaces")
+    start = time.perf_counter()
+    asked = {{"scheduler": cluster.scheduler_address, "progress": lambda *_: None}}
+    rows = subspaces.atlas({base!r}, [{adapter!r}], {modules!r}, **asked)
+    spent = time.perf_counter() - start
+    print(len(rows), spent, peak(), max(client.run(peak).values()), sep=";")
+"""
+TIMED = 8  # layers of which the time is taken, below ten
+
+
+def atlas_of_a_large_model(d=4096, layers=32):
+    """Queries, keys, values and outputs of a synthetic model in bf16, with an adapter of rank 16 on all of them.
+
+    Its weights have the spectrum of a large trained one, and other directions each.
+
+    By workers with a BLAS thread each, their imports not counted: how much faster two are than one, and the most memory
+    that a worker, and scheduler and client in one process, take for some layers and for all.
+    """
+    kinds = [f"self_attn.{kind}_proj" for kind in "qkvo"]
+    with tempfile.TemporaryDirectory() as place:
+        base, adapter, factors = Path(place, "base"), Path(place, "adapter"), {}
+        base.mkdir()
+        adapter.mkdir()
+        index, weight = {"weight_map": {}}, torch.from_numpy(speed.known(d, 1, 0).matrix)
+        for layer in range(layers):
+            names = [f"model.layers.{layer}.{kind}" for kind in kinds]
+            shard = f"model-{layer + 1:05}-of-{layers:05}.safetensors"
+            tensors = {f"{name}.weight": weight[torch.randperm(d)].bfloat16() for name in names}
+            save_file(tensors, base / shard)
+            index["weight_map"] |= dict.fromkeys(tensors, shard)
+            factors |= {f"base_model.model.{name}.lora_A.weight": torch.randn(16, d) for name in names}
+            factors |= {f"base_model.model.{name}.lora_B.weight": torch.randn(d, 16) / d for name in names}
+        size = sum(file.stat().st_size for file in base.iterdir()) / 1e9
+        (base / "model.safetensors.index.json").write_text(json.dumps(index))
+        save_file(factors, adapter / "adapter_model.safetensors")
+        (adapter / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 16}))
+        found = {}
+        for workers, some in ((1, True), (2, True), (2, False)):
+            modules = f"layers.[0-{TIMED - 1}].*" if some else ""
+            code = MAPPED.format(workers=workers, base=str(base), adapter=str(adapter), modules=modules)
+            run = {"capture_output": True, "text": True, "cwd": ROOT, "check": True}
+            told = subprocess.run([sys.executable, "-c", code], **run).stdout.split("\n")[-2]
+            found[workers, some] = [float(each) for each in told.split(";")]
+    rows, one, *_ = found[1, True]
+    _, two, *few = found[2, True]
+    every, seconds, *many = found[2, False]
+    print(f"atlas of {rows:.0f} modules of d = {d}: one worker {one:.1f} s, two {two:.1f} s", end="; ")
+    print(f"efficiency {one / two / 2:.0%}; all {every:.0f} modules ({size:.1f} GB) by two {seconds:.1f} s")
+    for what, less, more in zip(("scheduler and client", "a worker"), few, many, strict=True):
+        print(f"    memory of {what}, at most: {rows:.0f} modules {less:,.0f} MB, {every:.0f} modules {more:,.0f} MB")
 
 
 def explorer():
