@@ -21,6 +21,15 @@ from helpers.paths import ROOT
 MODULE = "encoder.layer.0.attention.self.query"
 
 
+def pytest_collection_modifyitems(items):
+    """Files that run whole notebooks come first: of two processes none has a long one left at the end.
+
+    Those of the press come before the browser, whose loop goes on running in its process.
+    """
+    first = ["notebooks", "press", "browser"]
+    items.sort(key=lambda item: (*first, item.path.parent.name).index(item.path.parent.name))
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20211016)

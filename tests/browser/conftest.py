@@ -1,9 +1,13 @@
 """A headless Chromium of the system, which records what pages ask of the network and lets none of it out."""
 
+import json
 import shutil
 
 import pytest
 from playwright.sync_api import sync_playwright
+
+from helpers.paths import ROOT
+from helpers.press import run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -46,3 +50,20 @@ def visit(browser):
     yield open_it
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="session")
+def run_on_the_encoder(tmp_path_factory):
+    """Run a notebook on some of the encoder: (its page, {name of a table: rows as dicts})."""
+
+    def run_it(notebook, **given):
+        given |= {"base": "data/all-MiniLM-L6-v2", "beside_base": "", "beside_adapters": []}
+        place = run.run(ROOT / "notebooks" / f"{notebook}.ipynb", given, tmp_path_factory.mktemp(notebook))
+        tables = json.loads((place / "results.json").read_text())["tables"]
+        rows = {
+            name: [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+            for name, table in tables.items()
+        }
+        return place / "report.html", rows
+
+    return run_it

@@ -1,33 +1,18 @@
 """The slider of notebook 05 in its page, from disk: it walks the layers by keyboard, and says what they have."""
 
-import json
 import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from helpers.paths import ROOT
-from helpers.press import run
-
-NOTEBOOK = ROOT / "notebooks" / "05_model_atlas.ipynb"
 LINE = re.compile(r"layer\.(\d+)\.attention\.self\.(\w+): .*?= ([\d.]+) \(r8\), ([\d.]+) \(r4\)")
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The page of a run on four layers of the encoder."""
-    given = {"base": "data/all-MiniLM-L6-v2", "adapters": ["data/adapters/r8", "data/adapters/r4"]}
-    given |= {"beside_base": "", "beside_adapters": [], "modules": "layer.[0-3].*"}
-    return run.run(NOTEBOOK, given, tmp_path_factory.mktemp("out"))
-
-
-def test_the_slider_walks_the_layers(report, visit):
-    page, requests = visit(report / "report.html")
-    table = json.loads((report / "results.json").read_text())["tables"]["atlas"]
-    ratio = {}
-    for values in table["rows"]:
-        row = dict(zip(table["columns"], values, strict=True))
-        ratio[row["layer"], row["projection"], row["adapter"]] = row["ratio"]
+def test_the_slider_walks_the_layers(run_on_the_encoder, visit):
+    adapters = ["data/adapters/r8", "data/adapters/r4"]
+    report, tables = run_on_the_encoder("05_model_atlas", adapters=adapters, modules="layer.[0-3].*")
+    page, requests = visit(report)
+    ratio = {(row["layer"], row["projection"], row["adapter"]): row["ratio"] for row in tables["atlas"]}
 
     def shown():
         """(layer, projection) that the line tells, whose numbers are the table's, and the picture."""

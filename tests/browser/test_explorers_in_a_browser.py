@@ -43,10 +43,21 @@ def drag(page, handle, across):
     page.mouse.up()
 
 
+def written(place, parameters=""):
+    """A copy of notebook 01 that draws few rotations and directions; parameters: lines at the end of their cell."""
+    content = nbformat.read(NOTEBOOK, as_version=4)
+    content.cells[1].source += parameters
+    content.cells.insert(3, nbformat.v4.new_code_cell(FEW_ROTATIONS))
+    nbformat.write(content, place)
+    return place
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The page of a run of notebook 01 with few rows, which keeps the frames small."""
-    return run.run(NOTEBOOK, MINILM | {"adapters": MINILM["adapters"][:2]}, tmp_path_factory.mktemp("out"))
+    """The page of a run of notebook 01 with few rows, which keeps the frames small, and few draws."""
+    place = tmp_path_factory.mktemp("out")
+    notebook = written(place / NOTEBOOK.name)
+    return run.run(notebook, MINILM | {"adapters": MINILM["adapters"][:2]}, place)
 
 
 @pytest.fixture
@@ -225,9 +236,7 @@ def assert_it_answers(page, start, layers):
 
 def test_jupyterlab_runs_the_notebook_and_its_sliders_move_the_figure(serve, window, tmp_path):
     """A copy whose parameters are others, as one would write them into it."""
-    content = nbformat.read(NOTEBOOK, as_version=4)
-    content.cells[1].source += "".join(f"\n{name} = {value!r}" for name, value in MINILM.items())
-    nbformat.write(content, tmp_path / "copy.ipynb")
+    written(tmp_path / "copy.ipynb", "".join(f"\n{name} = {value!r}" for name, value in MINILM.items()))
     quiet = ["--IdentityProvider.token=", "--LabApp.news_url=None", "--ServerApp.allow_root=True"]
     words = ["jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port={port}", *quiet]
     address = serve(*words, f"--ServerApp.root_dir={tmp_path}", path="/lab")
@@ -253,9 +262,7 @@ def test_make_app_serves_the_sliders_with_the_code_hidden(serve, window, tmp_pat
     Copies of the notebooks, of which that which runs draws few rotations.
     """
     shutil.copytree(NOTEBOOK.parent, tmp_path / "notebooks")
-    content = nbformat.read(NOTEBOOK, as_version=4)
-    content.cells.insert(3, nbformat.v4.new_code_cell(FEW_ROTATIONS))
-    nbformat.write(content, tmp_path / "notebooks" / NOTEBOOK.name)
+    written(tmp_path / "notebooks" / NOTEBOOK.name)
     made = subprocess.run(["make", "-n", "-o", ".venv/report.stamp", "app"], cwd=ROOT, capture_output=True, text=True)
     (words,) = [line.split("-m voila ")[1].split() for line in made.stdout.splitlines() if "-m voila" in line]
     assert "--Voila.ip=127.0.0.1" in words

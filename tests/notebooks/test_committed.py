@@ -8,12 +8,15 @@ import pytest
 from bs4 import BeautifulSoup
 from click.testing import CliRunner
 
+from helpers.files import file_hash
 from helpers.parameters import SCHEMAS
 from helpers.paths import ROOT
 from helpers.press import run
-from helpers.press.report import file_hash
 
 WANTED = ["SmolLM2-135M-Instruct/*.gguf", *(f"language_model_adapters/{r}/*.safetensors" for r in ("r4", "r8", "r64*"))]
+PAIRED = ("r8", "r64", "r64-seed1", "r8-author")
+TOGETHER = [f"language_model_adapters/{name}/*.safetensors" for name in (*PAIRED, "r8-step*")]
+MERGED = ["merged_adapters/merges.csv"]
 LORA = ["published/lora_*.csv", "published/figure_8_*.csv"]
 DIGITS = ["published/digit_*.csv"]
 ENCODER = [f"adapters/{name}/*.safetensors" for name in ("r8-lr0.0003", "r8", "r64", "full")]
@@ -23,10 +26,13 @@ INPUTS = {
     "03_digit_saliency": [*DIGITS, "digit_models/digits-*/*.safetensors", "planted_models/*/*.safetensors"],
     "04_published_pictures": [*LORA, *DIGITS, "digit_models/digits-cnn/*.safetensors"],
     "05_model_atlas": [*WANTED, "all-MiniLM-L6-v2/*.safetensors", *ENCODER],
+    "06_adapters_together": [*WANTED[:1], *TOGETHER, *MERGED, "all-MiniLM-L6-v2/*.safetensors", *ENCODER],
     "digit_models": ["digit_models/*/*.safetensors"],
     "planted_models": ["planted_models/*/*.safetensors"],
     "lora_adapters": ["all-MiniLM-L6-v2/*.safetensors", "adapters/*/*.safetensors"],
     "language_model_adapters": ["SmolLM2-135M-Instruct/*.gguf", "language_model_adapters/*/*.safetensors"],
+    "merged_adapters": [*(f"language_model_adapters/{name}/adapter_model.safetensors" for name in PAIRED), *MERGED],
+    "speed_of_directions": [],
 }
 COUNTS = {
     "01_subspace_similarity": 13,
@@ -34,10 +40,13 @@ COUNTS = {
     "03_digit_saliency": 84,
     "04_published_pictures": 32,
     "05_model_atlas": 17,
+    "06_adapters_together": 22,
     "digit_models": 64,
     "planted_models": 30,
     "lora_adapters": 12,
     "language_model_adapters": 15,
+    "merged_adapters": 5,
+    "speed_of_directions": 0,
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

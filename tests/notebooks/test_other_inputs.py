@@ -164,7 +164,7 @@ def test_a_whole_fine_tune_is_read_as_an_update(tmp_path):
     ids=str,
 )
 def test_unusual_but_legal_parameters(tmp_path, given):
-    running.assert_the_claims_of_01(execute(tmp_path, **given))
+    running.assert_the_claims_of_01(execute(tmp_path, before=running.FEW_DIRECTIONS, **given))
 
 
 def test_an_adapter_and_its_copy_at_another_scale_agree_without_a_warning(tmp_path):
@@ -172,7 +172,8 @@ def test_an_adapter_and_its_copy_at_another_scale_agree_without_a_warning(tmp_pa
     shutil.copytree(ROOT / "data/adapters/r64", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "adapter_config.json").read_text())
     (tmp_path / "copy" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 32}))
-    result = execute(tmp_path / "out", adapters=["data/adapters/r64", str(tmp_path / "copy")])
+    given = {"adapters": ["data/adapters/r64", str(tmp_path / "copy")]}
+    result = execute(tmp_path / "out", before=running.FEW_DIRECTIONS, **given)
     assert min(row["phi"] for row in rows(result, "agreement")) == pytest.approx(1)
     text = running.shown(tmp_path / "out" / "out.ipynb")
     assert "less than 10<sup>−300</sup>" in text

@@ -158,7 +158,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     small = {"dimension": 60, "rank_i": 14, "rank_j": 4, "draws": 200}
     results = []
     for n, seed in enumerate((3, 3, 4)):
-        results.append(execute(tmp_path / str(n), FEW_LAYERS, warm=n > 0, **small, seed=seed))
+        before = running.FEW_ROTATIONS + FEW_LAYERS
+        results.append(execute(tmp_path / str(n), before, warm=n > 0, **small, seed=seed))
     assert results[0]["tables"] == results[1]["tables"]
     assert results[0]["claims"] == results[1]["claims"]
     assert results[0]["tables"]["moments"] != results[2]["tables"]["moments"]

@@ -386,9 +386,8 @@ def test_the_same_parameters_give_the_same_numbers_and_each_matrix_is_decomposed
 def test_other_parameters(tmp_path):
     """Left directions of BA, another module, other bounds, one adapter."""
     module = "encoder.layer.2.attention.self.value"
-    result = execute(
-        tmp_path, module=module, adapters=["data/adapters/r8"], factor="BA", side="left", first_i=3, last_i=60, last_j=5
-    )
+    given = {"module": module, "adapters": ["data/adapters/r8"], "factor": "BA", "side": "left"}
+    result = execute(tmp_path, before=running.FEW_DIRECTIONS, **given, first_i=3, last_i=60, last_j=5)
     bounds = {row["region"]: row for row in rows(result, "regions") if row["panel"] == "r = 8"}
     assert [row["i"] for row in bounds.values()] == [3, 31, 60]
     left_w = np.linalg.svd(weight(module))[0]

@@ -25,15 +25,8 @@ FEW = {"steps": 3, "evaluate_every": 1, "batch_size": 4, "train_sentences": 60, 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     place = tmp_path_factory.mktemp("training")
-    given = {
-        **FEW,
-        "output": str(place / "data"),
-        "ranks": [2, 3, 0],
-        "seeds": [0, 5, 0],
-        "learning_rates": [0.002, 0.002, 0.0001],
-        "results": str(place / "results.json"),
-    }
-    papermill.execute_notebook(NOTEBOOK, place / "out.ipynb", given, **running.QUIETLY)
+    runs = {"ranks": [2, 3, 0], "seeds": [0, 5, 0], "learning_rates": [0.002, 0.002, 0.0001]}
+    running.execute(NOTEBOOK, place, **FEW, **runs, output=str(place / "data"))
     return place
 
 
@@ -116,4 +109,4 @@ def test_the_seed_decides_the_untrained_a(trained, tmp_path):
 
 def test_a_bad_parameter_ends_the_run_at_once(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="ranks are"):
-        papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", {"ranks": [4, 4], "seeds": [0]}, **running.QUIETLY)
+        running.execute(NOTEBOOK, tmp_path, ranks=[4, 4], seeds=[0])
