@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from unittest import mock
@@ -48,6 +50,14 @@ for line in sys.stdin:
 
 
 SECONDS = 300  # that a kernel may take to be forked, the imports before the first included
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def forked():
+    """Kernels that are started within, in whatever thread, are forked as those of `Warm` are."""
+    with mock.patch("jupyter_client.provisioning.local_provisioner.launch_kernel", _Forked):
+        yield
 
 
 class WithoutPorts(AsyncKernelManager):
@@ -66,7 +76,7 @@ class Warm(WithoutPorts):
     """
 
     async def _async_launch_kernel(self, command, **given):
-        with mock.patch("jupyter_client.provisioning.local_provisioner.launch_kernel", _Forked):
+        with forked():
             await super()._async_launch_kernel(command, **given)
 
 
@@ -76,20 +86,10 @@ class _Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, command, env=None, cwd=None, **_):
-        forking, words = _forking(), command[command.index("ipykernel_launcher") + 1 :]
-        token = uuid.uuid4().hex
+        words, token = command[command.index("ipykernel_launcher") + 1 :], uuid.uuid4().hex
         request = [token, words, dict(os.environ) if env is None else env, cwd or str(Path.cwd())]
-        forking.stdin.write(json.dumps(request).encode() + b"\n")
-        while True:  # past answers that an interrupted test did not wait for
-            if not select.select([forking.stdout], [], [], SECONDS)[0]:
-                raise TimeoutError(f"no kernel was forked within {SECONDS} s")
-            line = forking.stdout.readline()
-            if not line:
-                raise ChildProcessError("the process that forks kernels has ended")
-            told, _, pid = line.decode().partition(" ")
-            if told == token:
-                break
-        self.pid = int(pid)
+        with _ONE_AT_A_TIME:
+            self.pid = _fork(token, request)
 
     def poll(self):
         """None of a kernel that runs; else how it ended, as `subprocess.Popen` tells it."""
@@ -112,6 +112,20 @@ class _Forked:
 
     def terminate(self):
         self.send_signal(signal.SIGTERM)
+
+
+def _fork(token, request):
+    forking = _forking()
+    forking.stdin.write(json.dumps(request).encode() + b"\n")
+    while True:  # past answers that an interrupted test did not wait for
+        if not select.select([forking.stdout], [], [], SECONDS)[0]:
+            raise TimeoutError(f"no kernel was forked within {SECONDS} s")
+        line = forking.stdout.readline()
+        if not line:
+            raise ChildProcessError("the process that forks kernels has ended")
+        told, _, pid = line.decode().partition(" ")
+        if told == token:
+            return int(pid)
 
 
 def _forking():

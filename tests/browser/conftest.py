@@ -8,6 +8,7 @@ from playwright.sync_api import sync_playwright
 
 from helpers.paths import ROOT
 from helpers.press import run
+from tests import kernels
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -58,7 +59,8 @@ def run_on_the_encoder(tmp_path_factory):
 
     def run_it(notebook, **given):
         given |= {"base": "data/all-MiniLM-L6-v2", "beside_base": "", "beside_adapters": []}
-        place = run.run(ROOT / "notebooks" / f"{notebook}.ipynb", given, tmp_path_factory.mktemp(notebook))
+        with kernels.forked():
+            place = run.run(ROOT / "notebooks" / f"{notebook}.ipynb", given, tmp_path_factory.mktemp(notebook))
         tables = json.loads((place / "results.json").read_text())["tables"]
         rows = {
             name: [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]

@@ -17,10 +17,12 @@ from axe_playwright_python.sync_playwright import Axe
 
 from helpers.paths import ROOT
 from helpers.press import run
+from tests import kernels
 from tests.notebooks.running import FEW_ROTATIONS, MINILM
 
 NAME = "01_subspace_similarity"
 NOTEBOOK = ROOT / "notebooks" / f"{NAME}.ipynb"
+FEW = MINILM | {"adapters": MINILM["adapters"][:2]}
 LINE = re.compile(r"layers?\.(\d+)\.(?:attention\.self|self_attn)\.(\w+), factor (\w+).* φ = ([\d.]+) \(r = 4\)")
 
 
@@ -34,7 +36,7 @@ def drag(page, handle, across):
     before, box = None, {}
     while before != box:  # cells above it are laid out when they come near the window, and move it out of view
         handle.scroll_into_view_if_needed()
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(300)
         before, box = box, handle.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
@@ -43,10 +45,10 @@ def drag(page, handle, across):
     page.mouse.up()
 
 
-def written(place, parameters=""):
-    """A copy of notebook 01 that draws few rotations and directions; parameters: lines at the end of their cell."""
+def written(place, **given):
+    """A copy of notebook 01 that draws few rotations and directions, and has these parameters written into it."""
     content = nbformat.read(NOTEBOOK, as_version=4)
-    content.cells[1].source += parameters
+    content.cells[1].source += "".join(f"\n{name} = {value!r}" for name, value in given.items())
     content.cells.insert(3, nbformat.v4.new_code_cell(FEW_ROTATIONS))
     nbformat.write(content, place)
     return place
@@ -57,7 +59,8 @@ def report(tmp_path_factory):
     """The page of a run of notebook 01 with few rows, which keeps the frames small, and few draws."""
     place = tmp_path_factory.mktemp("out")
     notebook = written(place / NOTEBOOK.name)
-    return run.run(notebook, MINILM | {"adapters": MINILM["adapters"][:2]}, place)
+    with kernels.forked():
+        return run.run(notebook, FEW, place)
 
 
 @pytest.fixture
@@ -216,27 +219,27 @@ def window(browser):
     context.close()
 
 
-def assert_it_answers(page, start, layers):
+def assert_it_answers(page, start):
     """Drag the layer slider from the start to the left end; the picture and the line follow."""
     picture = page.locator(".widget-image").first
     before = picture.get_attribute("src")
     layer, projection, factor, _ = read(page)
     assert (layer, projection, factor) == start
     drag(page, page.locator(".noUi-handle").first, -300)
-    page.wait_for_function(f"document.querySelector('p[role=status]').textContent.includes('{layers}.0.')")
+    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layer.0.')")
     assert read(page)[:3] == ("0", projection, factor)
     assert picture.get_attribute("src") != before
     handle = page.locator(".noUi-handle").first
     assert handle.get_attribute("aria-valuetext") == "0"
     handle.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"document.querySelector('p[role=status]').textContent.includes('{layers}.1.')")
+    page.wait_for_function("document.querySelector('p[role=status]').textContent.includes('layer.1.')")
     assert picture.evaluate("each => each.naturalWidth") > 300
 
 
 def test_jupyterlab_runs_the_notebook_and_its_sliders_move_the_figure(serve, window, tmp_path):
     """A copy whose parameters are others, as one would write them into it."""
-    written(tmp_path / "copy.ipynb", "".join(f"\n{name} = {value!r}" for name, value in MINILM.items()))
+    written(tmp_path / "copy.ipynb", **FEW)
     quiet = ["--IdentityProvider.token=", "--LabApp.news_url=None", "--ServerApp.allow_root=True"]
     words = ["jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port={port}", *quiet]
     address = serve(*words, f"--ServerApp.root_dir={tmp_path}", path="/lab")
@@ -251,7 +254,7 @@ def test_jupyterlab_runs_the_notebook_and_its_sliders_move_the_figure(serve, win
             break
         page.locator(".jp-WindowedPanel-outer").evaluate("box => box.scrollBy(0, -500)")
         page.wait_for_timeout(200)
-    assert_it_answers(page, ("5", "query", "A"), "layer")
+    assert_it_answers(page, ("5", "query", "A"))
     assert page.locator(".jp-OutputArea-output:has(.widget-image)").count() == 1
     assert errors == []
 
@@ -259,10 +262,10 @@ def test_jupyterlab_runs_the_notebook_and_its_sliders_move_the_figure(serve, win
 def test_make_app_serves_the_sliders_with_the_code_hidden(serve, window, tmp_path):
     """To whoever has the token of the address that it prints: another page in the browser can start nothing.
 
-    Copies of the notebooks, of which that which runs draws few rotations.
+    Copies of the notebooks, of which that which runs is of the small encoder and draws few rotations.
     """
     shutil.copytree(NOTEBOOK.parent, tmp_path / "notebooks")
-    written(tmp_path / "notebooks" / NOTEBOOK.name)
+    written(tmp_path / "notebooks" / NOTEBOOK.name, **FEW)
     made = subprocess.run(["make", "-n", "-o", ".venv/report.stamp", "app"], cwd=ROOT, capture_output=True, text=True)
     (words,) = [line.split("-m voila ")[1].split() for line in made.stdout.splitlines() if "-m voila" in line]
     assert "--Voila.ip=127.0.0.1" in words
@@ -277,6 +280,6 @@ def test_make_app_serves_the_sliders_with_the_code_hidden(serve, window, tmp_pat
     page, errors = window
     page.goto(f"{address}/voila/render/{NAME}.ipynb{token}", timeout=120_000)
     page.wait_for_selector(".widget-image", timeout=120_000)
-    assert_it_answers(page, ("14", "q_proj", "A"), "layers")
+    assert_it_answers(page, ("5", "query", "A"))
     assert "similarity_grid" not in page.locator("body").inner_text()
     assert [error for error in errors if "ERR_FAILED" not in error] == []

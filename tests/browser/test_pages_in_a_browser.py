@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from helpers.paths import ROOT
 from helpers.press import pages, run
-from tests import small
+from tests import kernels, small
+from tests.notebooks.running import FEW_ROTATIONS
 
 # Slashes make directories when these are paths. `hacked` is what a script that ran would leave behind.
 HOSTILE = [
@@ -41,6 +42,15 @@ PROVOKE = """() => {
         for (const kind of ['mouseover', 'focus', 'click', 'error', 'load', 'toggle'])
             if (!element.closest('a')) element.dispatchEvent(new Event(kind, {bubbles: true}));
 }"""
+# Words of code, and rows of one table, that are like three before them but for their text: axe would say the same.
+CUT = """() => {
+    const seen = {};
+    const cut = (element, kind) => (seen[kind] = (seen[kind] ?? 0) + 1) > 3 && element.remove();
+    document.querySelectorAll('.highlight span[class]').forEach(each => cut(each, each.className));
+    document.querySelectorAll('main table').forEach((table, n) =>
+        table.querySelectorAll('tbody tr').forEach(row => cut(row, n + row.outerHTML.replace(/>[^<]+/g, '>'))));
+}"""
+WHOLE = ("01_subspace_similarity", "04_published_pictures")  # are shown to axe as they are
 REPORTS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -61,9 +71,12 @@ def hostile_pages(tmp_path_factory):
         )
         (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
         adapters.append(str(adapter))
-    notebook = ROOT / "notebooks" / "01_subspace_similarity.ipynb"
+    content = nbformat.read(REPORTS[0], as_version=4)
+    content.cells.insert(3, nbformat.v4.new_code_cell(FEW_ROTATIONS))
+    nbformat.write(content, place / REPORTS[0].name)
     given = {"base": str(place / "model.safetensors"), "adapters": adapters, "module": module}
-    report = run.run(notebook, given, place / "out") / "report.html"
+    with kernels.forked():
+        report = run.run(place / REPORTS[0].name, given, place / "out") / "report.html"
     records = [
         ({"key": "k", "parameters": {"x": name, "y": name[::-1]}, "outcome": 1, "message": name}, [])
         for name in HOSTILE
@@ -113,7 +126,7 @@ def test_the_browser_would_tell_of_a_script_and_of_a_request(visit, tmp_path):
 @pytest.fixture(scope="module", params=REPORTS, ids=lambda path: path.stem)
 def report(request, tmp_path_factory):
     """The page of a committed notebook."""
-    file = tmp_path_factory.mktemp("page") / "report.html"
+    file = tmp_path_factory.mktemp("page") / f"{request.param.stem}.html"
     file.write_text(pages.page(nbformat.read(request.param, as_version=4)))
     return file
 
@@ -130,6 +143,10 @@ def violations(page):
 def test_axe_finds_no_serious_violation_in_a_report(report, visit):
     page, requests = visit(report)
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    if report.stem not in WHOLE:
+        page.evaluate(CUT)
+    assert page.locator(".highlight span").count() > 50
+    assert page.locator("main table tbody tr").count() >= 3
     assert violations(page) == []
     assert requests == []
 
@@ -156,15 +173,16 @@ def test_axe_finds_no_serious_violation_in_an_index(visit, tmp_path):
     assert violations(visit(tmp_path / "index.html")[0]) == []
 
 
-@pytest.mark.parametrize("width", [360, 800, 1440])
-def test_a_report_fits_its_window_and_only_wide_boxes_scroll(report, visit, width):
-    page, _ = visit(report, viewport={"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_a_report_fits_its_window_and_only_wide_boxes_scroll(report, visit):
+    page, _ = visit(report)
     overlap = """() => {
         const [nav, main] = ['nav', 'main h1'].map(name => document.querySelector(name).getBoundingClientRect());
         return nav.right > main.left && nav.bottom > main.top;
     }"""
-    assert not page.evaluate(overlap)
+    for width in (360, 800, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not page.evaluate(overlap)
 
 
 def test_headings_are_in_order_and_the_landmarks_are_there(report, visit):
@@ -199,15 +217,16 @@ def test_keyboard_reaches_content_contents_code_and_wide_tables(report, visit):
 
 
 def test_dark_is_dark_and_print_leaves_out_what_paper_cannot_use(report, visit):
-    dark, _ = visit(report, color_scheme="dark")
+    page, _ = visit(report, color_scheme="dark")
     colours = "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
-    light, _ = visit(report, color_scheme="light")
-    assert dark.evaluate(colours) != light.evaluate(colours)
-    light.emulate_media(media="print")
-    assert not light.locator("nav").is_visible()
-    assert not light.locator("details.code").first.is_visible()
-    assert light.locator("footer").is_visible()
-    assert light.pdf(format="A4")[:5] == b"%PDF-"
+    dark = page.evaluate(colours)
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(colours) != dark
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    assert not page.locator("details.code").first.is_visible()
+    assert page.locator("footer").is_visible()
+    assert page.pdf(format="A4")[:5] == b"%PDF-"
 
 
 def test_a_run_of_now_makes_such_a_page(visit, tmp_path):

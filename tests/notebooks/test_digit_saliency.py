@@ -25,13 +25,29 @@ QUICK = {"null_networks": 0, "examples_per_digit": 5}
 METHODS = set(parameters.METHODS)
 TESTS = ("deletion", "insertion", "deletion by images", "insertion by images")
 # Section 3, in which the network under study has no part, of two networks a task and five images in place of 5 and 25;
-# and curves of 4 steps in place of 32 (of MNIST, 16).
+# curves of 4 steps in place of 32 (of MNIST, 16); randomised copies are few, and what they see is coarse.
 LITTLE = """\
 from functools import partial
-from helpers.digits import study, truth
+from helpers.digits import agreement, controls, study, truth
 study.POINTS = dict.fromkeys(study.POINTS, 4)
 truth.scores = partial(truth.scores, count=5)
-truth.SEEDS = truth.SEEDS[:2]
+truth.SEEDS, truth.BACKGROUND = truth.SEEDS[:2], 2
+agreement.COPIES = 3
+agreement.COARSE = {
+    "integrated_gradients": {"steps": 4}, "expected_gradients": {"steps": 1}, "smooth_grad": {"samples": 2}
+}
+controls.layer_study = partial(controls.layer_study, draws=2)
+controls.efficient_mprt = partial(controls.efficient_mprt, copies=2)
+smooth_mprt = controls.smooth_mprt
+controls.smooth_mprt = lambda *given, **_: smooth_mprt(*given, copies=2, samples=2)
+"""
+# Many randomised copies for the method of the pictures alone, and 19 for the others.
+FEW_COPIES = """\
+null_study = controls.null_study
+def fewer(model, methods, *given):
+    *given, networks, seed = given
+    return null_study(model, methods, *given, networks if len(methods) == 1 else 19, seed)
+controls.null_study = fewer
 """
 WITHOUT_SLOW_METHODS = """\
 from helpers.digits import saliency
@@ -307,10 +323,12 @@ def test_ones_own_saved_program_is_read_by_one_network(tmp_path, plain):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.trace(network, torch.rand(2, 1, 8, 8)).save(tmp_path / "own.pt")
-    result = execute(tmp_path, model=str(tmp_path / "own.pt"), null_networks=0)
-    x, y = torch.from_numpy(plain.images)[:, None], torch.from_numpy(plain.labels)
+    result = execute(tmp_path, model=str(tmp_path / "own.pt"), **QUICK)
+    data = digits.load("digits")
+    chosen = digits.examples(data.labels, np.arange(1797), 5, np.random.default_rng([0, 1]), data.writers)
+    x, y = torch.from_numpy(data.images[chosen])[:, None], torch.from_numpy(data.labels[chosen])
     maps = captum.attr.Saliency(network).attribute(x.requires_grad_(), target=y, abs=False)[:, 0].abs().detach().numpy()
-    means = np.stack([maps[plain.labels == digit].mean(0) for digit in range(10)])
+    means = np.stack([maps[data.labels[chosen] == digit].mean(0) for digit in range(10)])
     peaks = {(row["method"], row["grid"]): row["brightest cell"] for row in rows(result, "peaks")}
     assert peaks["gradient", "8 × 8"] == pytest.approx((means / means.sum()).max(), rel=1e-3)
     assert {row["method"] for row in rows(result, "withheld")} == {"deep_lift", "attention_rollout"}
@@ -341,7 +359,7 @@ def test_log_probabilities_are_explained_as_such(tmp_path):
 
 
 def test_a_digit_without_a_gradient_is_undecided_and_the_rest_goes_on(tmp_path):
-    result = execute(tmp_path, model=f"{HERE}:with_a_dead_digit", null_networks=219, examples_per_digit=5)
+    result = execute(tmp_path, FEW_COPIES, model=f"{HERE}:with_a_dead_digit", null_networks=219, examples_per_digit=5)
     table = {row["digit"]: row for row in rows(result, "by_digit")}
     assert table[4]["p"] is None
     assert all(table[digit]["p"] is not None for digit in range(10) if digit != 4)

@@ -9,10 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
+from functools import partial
 
 import nbformat
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from papermill import cli
 
 from helpers import digits
 from helpers.parameters import BadParameter, RandomBaselines
@@ -20,7 +24,7 @@ from helpers.paths import ROOT
 from helpers.press import run, sweep
 from helpers.press.run import Outcome, RunFailed
 from helpers.show import explore
-from tests import small
+from tests import kernels, small
 
 FILES = ["notebook.ipynb", "report.html", "results.json"]
 
@@ -28,6 +32,21 @@ FILES = ["notebook.ipynb", "report.html", "results.json"]
 @pytest.fixture
 def notebook(tmp_path):
     return small.write(tmp_path / "small.ipynb", small.REPORT)
+
+
+@pytest.fixture
+def papermill(tmp_path, forked, monkeypatch):
+    """The command line of papermill in this process, on cells: (what it raised as text or "", its output's text)."""
+    execute = partial(cli.execute_notebook, kernel_manager_class=kernels.WithoutPorts)
+    monkeypatch.setattr(cli, "execute_notebook", execute)
+
+    def run_it(cells, *words):
+        source, out = tmp_path / "in.ipynb", tmp_path / "out.ipynb"
+        nbformat.write(cells, source)
+        words = [str(source), str(out), *words, "--cwd", str(ROOT), "--no-progress-bar"]
+        return str(CliRunner().invoke(cli.papermill, words).exception or ""), out.read_text()
+
+    return run_it
 
 
 def names(place):
@@ -38,7 +57,7 @@ def contents(place):
     return {file.name: file.read_bytes() for file in place.iterdir()}
 
 
-def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path):
+def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path, forked):
     place = run.run(notebook, {}, tmp_path / "out")
     assert names(place) == FILES
     assert json.loads((place / "results.json").read_text())["complete"] is True
@@ -100,7 +119,8 @@ def test_how_a_run_ended_is_told_and_what_was_there_stays(source, limit, outcome
     old = dict.fromkeys(FILES, '{"notebook": "old", "claims": []}')
     for name, text in old.items():
         (place / name).write_text(text)
-    with pytest.raises(RunFailed, match=message) as failure:
+    started = nullcontext() if outcome is Outcome.DEAD_KERNEL else kernels.forked()
+    with started, pytest.raises(RunFailed, match=message) as failure:
         run.run(notebook, {}, tmp_path / "out", limit=limit)
     assert failure.value.outcome is outcome
     assert str(place / "failed.ipynb") in str(failure.value)
@@ -121,7 +141,7 @@ def test_nothing_of_a_kernel_is_left(tmp_path):
     assert small.processes(mark) == []
 
 
-def test_a_kernel_that_does_not_start_is_tried_again_and_nothing_else_is(notebook, tmp_path, monkeypatch):
+def test_a_kernel_that_does_not_start_is_tried_again_and_nothing_else_is(notebook, tmp_path, monkeypatch, forked):
     starts, start = [], run.NotebookClient.async_start_new_kernel_client
 
     async def fail(client):
@@ -146,12 +166,12 @@ def test_a_kernel_that_does_not_start_is_tried_again_and_nothing_else_is(noteboo
     assert len(starts) == run.STARTS
 
 
-def test_a_full_disk_leaves_the_old_report_whole(notebook, tmp_path):
+def test_a_full_disk_leaves_the_old_report_whole(notebook, tmp_path, forked):
     """Files may not grow beyond a size here: writing fails as on a full disk, in a process that really writes."""
     place = run.run(notebook, {}, tmp_path / "out")
     good = contents(place)
     (tmp_path / "more").mkdir()
-    padded = small.write(tmp_path / "more" / "small.ipynb", "print(('x' * 99 + '\\n') * 3000)", small.REPORT)
+    padded = small.write(tmp_path / "more" / "small.ipynb", "print(('x' * 99 + '\\n') * 3000)", small.LIGHT)
     words = [sys.executable, "-m", "helpers", "run", str(padded), "--out", str(tmp_path / "out")]
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
     limited = subprocess.run(words, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
@@ -162,7 +182,7 @@ def test_a_full_disk_leaves_the_old_report_whole(notebook, tmp_path):
     assert contents(place) == good
 
 
-def test_no_place_for_temporary_files_ends_a_run_and_leaves_the_old_report(notebook, tmp_path, monkeypatch):
+def test_no_place_for_temporary_files_ends_a_run_and_leaves_the_old_report(notebook, tmp_path, monkeypatch, forked):
     place = run.run(notebook, {}, tmp_path / "out")
     good = contents(place)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
@@ -172,7 +192,7 @@ def test_no_place_for_temporary_files_ends_a_run_and_leaves_the_old_report(noteb
     assert contents(place) == good
 
 
-def test_a_kernel_is_told_whether_its_page_has_sliders(tmp_path):
+def test_a_kernel_is_told_whether_its_page_has_sliders(tmp_path, forked):
     """`run` makes pages with sliders, a refreshed notebook has the figures at rest."""
     asked = f"os.environ[{explore.FRAMES!r}]"
     source = "import os\n" + small.LIGHT.replace('"tables": {}', f'"tables": {{"t": {asked}}}')
@@ -183,7 +203,7 @@ def test_a_kernel_is_told_whether_its_page_has_sliders(tmp_path):
     assert content.cells[0].outputs[0].text == "''\n"
 
 
-def test_several_run_at_once_and_one_that_fails_does_not_stop_the_others(tmp_path):
+def test_several_run_at_once_and_one_that_fails_does_not_stop_the_others(tmp_path, forked):
     source = "import os, time\nstarted = time.time()\ntime.sleep(1.5)\n" + small.LIGHT
     source = source.replace('"tables": {}', '"tables": {"t": [started, time.time(), os.environ["OMP_NUM_THREADS"]]}')
     notebooks = [small.write(tmp_path / f"{name}.ipynb", source) for name in ("one", "two")]
@@ -198,7 +218,7 @@ def test_several_run_at_once_and_one_that_fails_does_not_stop_the_others(tmp_pat
     assert "0 hold, 1 does not, 0 undecided" in index
 
 
-def test_a_page_or_a_result_that_is_none_keeps_the_notebook(notebook, tmp_path, monkeypatch):
+def test_a_page_or_a_result_that_is_none_keeps_the_notebook(notebook, tmp_path, monkeypatch, forked):
     other = small.write(tmp_path / "other.ipynb", "open(results, 'w').write('{}')")
     with pytest.raises(RunFailed, match="a result file without notebook and claims"):
         run.run(other, {}, tmp_path / "out")
@@ -217,7 +237,7 @@ def test_notebooks_of_one_name_are_refused(notebook, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_threads_are_shared_among_the_kernels_unless_the_user_says(tmp_path, monkeypatch):
+def test_threads_are_shared_among_the_kernels_unless_the_user_says(tmp_path, monkeypatch, forked):
     notebook = small.write(tmp_path / "n.ipynb", "import os\nprint(os.environ['OMP_NUM_THREADS'])")
     monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
     for variable, jobs, expected in ((None, 2, "4"), (None, 16, "1"), ("3", 2, "3")):
@@ -236,7 +256,7 @@ def test_it_runs_where_a_loop_is_running_already_as_in_jupyter(tmp_path):
     assert names(asyncio.run(cell())) == FILES
 
 
-def test_progress_names_cells_and_sections(tmp_path):
+def test_progress_names_cells_and_sections(tmp_path, forked):
     steps = []
     notebook = small.write(tmp_path / "n.ipynb", small.LIGHT)
     run.run(notebook, {}, tmp_path, progress=lambda *step: steps.append(step))
@@ -245,16 +265,16 @@ def test_progress_names_cells_and_sections(tmp_path):
 
 
 def test_an_interrupted_run_keeps_what_it_had_and_its_kernel_goes(tmp_path):
-    notebook = small.write(tmp_path / "small.ipynb", "print('so far')", small.LIGHT)
-    words = [sys.executable, "-m", "helpers", "run", str(notebook), "--out", str(tmp_path), "-p", "wait", "60"]
+    source = f"import time\nopen({str(tmp_path / 'here')!r}, 'w').close()\ntime.sleep(60)"
+    notebook = small.write(tmp_path / "small.ipynb", "print('so far')", source)
+    words = [sys.executable, "-m", "helpers", "run", str(notebook), "--out", str(tmp_path)]
     mark = f"MARK={tmp_path}"
     environment = {"MARK": str(tmp_path), **os.environ}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    time.sleep(1)
-    while len(small.processes(mark)) < 2:  # it and its kernel
+    while not (tmp_path / "here").exists():
         assert process.poll() is None
-        time.sleep(0.1)
-    time.sleep(2)
+        time.sleep(0.05)
+    assert len(small.processes(mark)) >= 2  # it and its kernel
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[1].splitlines()[-1].startswith("error: interrupted")
     assert process.returncode == Outcome.INTERRUPTED
@@ -262,7 +282,7 @@ def test_an_interrupted_run_keeps_what_it_had_and_its_kernel_goes(tmp_path):
     assert "small was interrupted in section" in (tmp_path / "small" / "failed.ipynb").read_text()
 
 
-def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path, call):
+def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path, call, forked):
     status, out, _ = call("run", notebook, "--out", tmp_path)
     assert (status, out) == (0, f"report: {tmp_path / 'small' / 'report.html'}\n")
     status, _, said = call("run", notebook, "--out", tmp_path, "-p", "fail", "true")
@@ -330,17 +350,14 @@ def test_numbers_are_decimal_whichever_way_they_come(text, value, tmp_path, call
 @pytest.mark.parametrize(
     ("text", "said"), [("-4.2e-1", ""), ("1:30", "input_mean is '1:30': input"), ("0x10", "input_mean is '0x10'")]
 )
-def test_papermill_reads_them_alike(text, said, tmp_path):
+def test_papermill_reads_them_alike(text, said, papermill):
     """Up to the cell that checks them: papermill makes numbers of what it takes for one, the schema reads the rest."""
     content = nbformat.read(ROOT / "notebooks" / "03_digit_saliency.ipynb", as_version=4)
     content.cells = [*content.cells[:3], nbformat.v4.new_code_cell("print(p.input_mean == -0.42)")]
-    nbformat.write(content, tmp_path / "in.ipynb")
-    words = ["-p", "input_mean", text, "-p", "model", "a:b", "--cwd", str(ROOT), "--no-progress-bar"]
-    command = [sys.executable, "-m", "papermill", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) == (not said)
-    assert said in done.stderr
-    assert said or "True" in (tmp_path / "out.ipynb").read_text()
+    error, out = papermill(content, "-p", "input_mean", text, "-p", "model", "a:b")
+    assert bool(error) == bool(said)
+    assert said in error
+    assert said or "True" in out
 
 
 def test_the_published_figure_is_refused_in_01_and_its_notebook_named(tmp_path, call):
@@ -361,7 +378,9 @@ def test_the_published_figure_is_refused_in_01_and_its_notebook_named(tmp_path, 
     assert said in done.stderr
 
 
-def test_a_parameter_that_only_the_inputs_refuse_is_one_sentence_from_run_sweep_and_papermill(tmp_path, call):
+def test_a_parameter_that_only_the_inputs_refuse_is_one_sentence_from_run_sweep_and_papermill(
+    tmp_path, call, papermill
+):
     notebook, out = ROOT / "notebooks" / "03_digit_saliency.ipynb", tmp_path / "out"
     most = np.bincount(digits.load("digits").labels).min()
     said = f"examples_per_digit is 500: expected at most {most}, which is all that one digit has"
@@ -374,14 +393,11 @@ def test_a_parameter_that_only_the_inputs_refuse_is_one_sentence_from_run_sweep_
     assert error.startswith("error: 1 of 1 runs failed")
     (record,) = (json.loads(file.read_text()) for file in (out / "sweeps").glob("*/*/run.json"))
     assert (record["outcome"], record["message"]) == (Outcome.BAD_PARAMETER, f"03_digit_saliency: {said}")
-    words = [*given, "--cwd", str(ROOT), "--no-progress-bar"]
-    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode
-    assert done.stderr.rstrip().endswith(f"BadParameter: {said}")
+    error, _ = papermill(nbformat.read(notebook, as_version=4), *given)
+    assert error.rstrip().endswith(f"BadParameter: {said}")
 
 
-def test_a_fault_of_ours_is_no_bad_parameter(notebook, tmp_path, call, monkeypatch):
+def test_a_fault_of_ours_is_no_bad_parameter(notebook, tmp_path, call, monkeypatch, forked):
     monkeypatch.setattr(run.pages, "write_index", lambda place: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         call("run", notebook, "--out", tmp_path / "out")
@@ -411,7 +427,7 @@ def test_parameters_reach_the_kernel_as_the_schema_reads_them():
     assert run.check("01_subspace_similarity.ipynb", given) == {"seed": 3, "adapters": ["a", "b"], "module": "query"}
 
 
-def test_the_cell_of_parameters_is_kept_as_the_schema_has_it(tmp_path, call):
+def test_the_cell_of_parameters_is_kept_as_the_schema_has_it(tmp_path, call, forked):
     notebook = small.write(tmp_path / "02_random_baselines.ipynb", "print(rank_i)")
     small_cell, cell = small.PARAMETERS, RandomBaselines.cell()
     run.refresh(notebook)
@@ -433,7 +449,7 @@ def test_the_cell_of_parameters_is_kept_as_the_schema_has_it(tmp_path, call):
         assert found.cells[2] == content.cells[2]
 
 
-def test_a_failed_refresh_leaves_the_notebook(tmp_path):
+def test_a_failed_refresh_leaves_the_notebook(tmp_path, forked):
     notebook = small.write(tmp_path / "small.ipynb", "1 / 0")
     before = notebook.read_text()
     with pytest.raises(RunFailed, match="ZeroDivisionError") as failure:
@@ -443,7 +459,7 @@ def test_a_failed_refresh_leaves_the_notebook(tmp_path):
     assert str(notebook.with_suffix(".failed.ipynb")) in str(failure.value)
 
 
-def test_refresh_puts_outputs_in_and_nothing_of_the_machine(notebook):
+def test_refresh_puts_outputs_in_and_nothing_of_the_machine(notebook, forked):
     run.refresh(notebook)
     text, content = notebook.read_text(), nbformat.read(notebook, as_version=4)
     assert "So." in text

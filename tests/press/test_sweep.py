@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from helpers import files
+from helpers.__main__ import main
 from helpers.parameters import BadParameter
 from helpers.paths import ROOT
 from helpers.press import run, sweep
@@ -25,8 +26,8 @@ def notebook(tmp_path):
     return small.write(tmp_path / "small.ipynb", small.LIGHT)
 
 
-def command(notebook, out, *words):
-    return [sys.executable, "-m", "helpers", "sweep", str(notebook), "--out", str(out), *words]
+def words(notebook, out, *more):
+    return ["sweep", str(notebook), "--out", str(out), *more]
 
 
 def points(notebook, **over):
@@ -49,7 +50,57 @@ def by_x(out):
     return {json.loads((place / "run.json").read_text())["given"]["x"]: place for place in runs(out)}
 
 
-def test_every_combination_runs_once_and_ends_in_one_table_and_one_index(notebook, tmp_path):
+# Command lines are forked from a process that has imported everything, which saves the time of that.
+FORKING = """
+import json, os, sys
+
+from distributed.cli import dask_scheduler, dask_worker
+from helpers.__main__ import main
+
+mains = {"sweep": main, "scheduler": dask_scheduler.main, "worker": dask_worker.main}
+for line in sys.stdin:
+    words, mark, said = json.loads(line)
+    if isinstance(words, int):
+        print(os.waitstatus_to_exitcode(os.waitpid(words, 0)[1]), flush=True)
+        continue
+    child = os.fork()
+    if not child:
+        file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.environ["MARK"] = mark  # on kernels alone: they are started with it
+        name, *rest = words
+        status = 1
+        try:
+            status = main(words) if name == "sweep" else mains[name](rest, standalone_mode=False)
+        finally:
+            sys.stdout.flush()
+            os._exit(status or 0)
+    print(child, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def fork():
+    """Start a command line, `sweep` or one of Dask: its process's number, whose exit status `fork.wait` has."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", FORKING], cwd=ROOT, **pipes)
+
+    def ask(words, mark="", said=os.devnull):
+        process.stdin.write(json.dumps([words, str(mark), str(said)]) + "\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    def start(*words, **given):
+        return ask([*map(str, words)], **given)
+
+    start.wait = ask
+    yield start
+    process.communicate()
+
+
+def test_every_combination_runs_once_and_ends_in_one_table_and_one_index(notebook, tmp_path, forked):
     out = tmp_path / "out"
     records = sweep.sweep(notebook, points(notebook, x=[1, 2], wait=[0.0, 0.1]), out, jobs=2)
     assert [record["outcome"] for record in records] == [Outcome.DONE] * 4
@@ -65,7 +116,7 @@ def test_every_combination_runs_once_and_ends_in_one_table_and_one_index(noteboo
     assert "2 hold, 2 do not, 0 undecided" in index
 
 
-def test_done_runs_are_kept_and_what_changed_runs_again(notebook, tmp_path):
+def test_done_runs_are_kept_and_what_changed_runs_again(notebook, tmp_path, forked):
     out = tmp_path / "out"
 
     def again(*xs):
@@ -132,10 +183,11 @@ def test_sources_of_a_callable_count_as_input(tmp_path, monkeypatch):
     assert [file.name for file in sweep._files("not.there:Net")] == ["not.there:Net"]
 
 
-def test_failures_are_listed_with_their_cause_and_tried_again(tmp_path, capfd):
+def test_failures_are_listed_with_their_cause_and_tried_again(tmp_path, capfd, monkeypatch, forked):
     source = "import os\nif x == 2:\n    os.kill(os.getpid(), 9)\nif x == 3:\n    1 / 0\n" + small.LIGHT
     notebook, out = small.write(tmp_path / "small.ipynb", source), tmp_path / "out"
-    status = subprocess.run(command(notebook, out, "--over", "x=1,2,3,4"), cwd=ROOT, check=False).returncode
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    status = main(words(notebook, out, "--over", "x=1,2,3,4"))
     assert status == Outcome.DEAD_KERNEL
     said = capfd.readouterr().err
     assert "2 of 4 runs failed" in said
@@ -151,7 +203,7 @@ def test_failures_are_listed_with_their_cause_and_tried_again(tmp_path, capfd):
     assert [record["outcome"] for record in repaired] == [0] * 4
 
 
-def test_inputs_that_change_while_a_run_is_on_its_way_give_no_result(notebook, tmp_path, monkeypatch):
+def test_inputs_that_change_while_a_run_is_on_its_way_give_no_result(notebook, tmp_path, monkeypatch, forked):
     keys = iter(["a" * 16, "b" * 16, *["a" * 16] * 9])
     monkeypatch.setattr(sweep, "key", lambda *_: next(keys))
     (record,) = sweep.sweep(notebook, [{"x": 1}], tmp_path)
@@ -223,125 +275,91 @@ def test_values_to_sweep_over(typed):
         assert sweep.grid("01_subspace_similarity", {}, {name: ["010", "3"]}) == [{"seed": 10}, {"seed": 3}]
 
 
-def test_two_sweeps_into_one_directory_take_turns(notebook, tmp_path):
+def test_two_sweeps_into_one_directory_take_turns(notebook, tmp_path, fork):
     out = tmp_path / "out"
     both = [
-        subprocess.Popen(
-            command(notebook, out, "--over", f"x={xs}", "-p", "wait", "0.3"), cwd=ROOT, stdout=subprocess.PIPE
-        )
-        for xs in ("1,2,3,4", "3,4,5,6")
+        fork(*words(notebook, out, "--over", f"x={xs}", "-p", "wait", "0.3"), said=tmp_path / f"said {xs}")
+        for xs in ("1,2,3", "3,4,5")
     ]
-    said = [process.communicate(timeout=120)[0].decode() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sum("waiting for it to end" in text for text in said) == 1
-    assert len(runs(out)) == 6
-    assert sorted(pd.read_csv(out / "small" / "runs.csv")["x"]) == [1, 2, 3, 4, 5, 6]
+    assert [fork.wait(child) for child in both] == [0, 0]
+    assert sum("waiting for it to end" in file.read_text() for file in tmp_path.glob("said *")) == 1
+    assert len(runs(out)) == 5
+    assert sorted(pd.read_csv(out / "small" / "runs.csv")["x"]) == [1, 2, 3, 4, 5]
 
 
-FORKING = """
-import os, sys
+def test_a_sweep_killed_at_any_moment_loses_only_what_was_running(notebook, tmp_path, fork):
+    """Killed 6 times and resumed; in the end every run is there once, with the right numbers.
 
-from helpers.__main__ import main
-os.environ["MARK"] = sys.argv[1]  # on kernels alone: they are started with it
-for words in sys.stdin:
-    child = os.fork()
-    if not child:
-        os.dup2(2, 1)  # what it prints is not for us
-        os._exit(main(words.split()))
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
-def test_a_sweep_killed_at_any_moment_loses_only_what_was_running(notebook, tmp_path):
-    """Killed 10 times and resumed; in the end every run is there once, with the right numbers.
-
-    Two kills in each fifth of a second: one after the first kernel started, one after a run ended.
-    The command line is forked from a process that has imported everything, which saves the time of that.
+    Two kills in each third of a second: one after the first kernel started, one after a run ended.
     """
     out, mark, rng = tmp_path / "out", f"MARK={tmp_path}", random.Random(5)
-    over = f"x={','.join(map(str, range(24)))}"
-    words = " ".join(command(notebook, out, "--over", over, "-p", "wait", "0.2", "--jobs", "2")[3:])
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    forking = subprocess.Popen([sys.executable, "-c", FORKING, str(tmp_path)], cwd=ROOT, **pipes)
-
-    def start():
-        forking.stdin.write(words + "\n")
-        forking.stdin.flush()
-        return int(forking.stdout.readline())
-
+    over = f"x={','.join(map(str, range(16)))}"
+    command = words(notebook, out, "--over", over, "-p", "wait", "0.2", "--jobs", "2")
     kept = {}
-    for n in range(10):
-        child = start()
+    for n in range(6):
+        child = fork(*command, mark=tmp_path)
         while len(small.processes(mark)) == 0:  # no kernel yet
             time.sleep(0.02)
         while n % 2 and len(list(out.glob("small/*/run.json"))) == len(kept):  # every other time a run may end first
             time.sleep(0.02)
-        time.sleep((n // 2 + rng.random()) / 5)
+        time.sleep((n // 2 + rng.random()) / 3)
         os.kill(child, signal.SIGKILL)
-        status = int(forking.stdout.readline())
-        assert status == signal.SIGKILL, "it ended first: too few runs for so many kills"
+        assert fork.wait(child) == -signal.SIGKILL, "it ended first: too few runs for so many kills"
         now = {file.parent.name: (file.parent / "results.json").read_bytes() for file in out.glob("small/*/run.json")}
         assert kept.items() <= now.items()  # nothing done is lost or done again
         kept = now
         assert gone(mark), "a kernel outlived its sweep"
-    assert len(kept) >= 5
-    start()
-    assert forking.stdout.readline().strip() == "0"
-    forking.communicate()
+    assert len(kept) >= 3
+    assert fork.wait(fork(*command, mark=tmp_path)) == 0
     assert {place.name: (place / "results.json").read_bytes() for place in runs(out)}.items() >= kept.items()
-    assert sorted(by_x(out)) == list(range(24))
+    assert sorted(by_x(out)) == list(range(16))
     frame = pd.read_parquet(out / "small" / "runs.parquet").sort_values("x")
-    assert frame["x"].tolist() == list(range(24))
-    assert frame["statistic"].tolist() == [x * x for x in range(24)]
-    assert [sorted(file.name for file in place.iterdir()) for place in runs(out)] == [FILES] * 24
+    assert frame["x"].tolist() == list(range(16))
+    assert frame["statistic"].tolist() == [x * x for x in range(16)]
+    assert [sorted(file.name for file in place.iterdir()) for place in runs(out)] == [FILES] * 16
     assert small.processes(mark) == []
 
 
-def test_a_killed_worker_of_a_cluster_costs_only_its_runs(notebook, tmp_path):
+def test_a_killed_worker_of_a_cluster_costs_only_its_runs(notebook, tmp_path, fork):
     """A scheduler and two workers in processes of their own; the one that has work is killed."""
-    mark, environment = f"MARK={tmp_path}", {**os.environ, "MARK": str(tmp_path)}
-    dask = [sys.executable, "-m", "dask"]
-    options = {"cwd": tmp_path, "env": environment, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    address = tmp_path / "scheduler.json"
-    started = [
-        subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", address], **options)
-    ]
-    worker = [*dask, "worker", "--scheduler-file", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    mark, address, said = f"MARK={tmp_path}", tmp_path / "scheduler.json", tmp_path / "said"
+    started = [fork("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", address, mark=tmp_path)]
+    worker = ["worker", "--scheduler-file", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    worker += ["--local-directory", tmp_path]
     try:
-        started += [subprocess.Popen(worker, **options) for _ in range(2)]
+        started += [fork(*worker, mark=tmp_path) for _ in range(2)]
         while not address.exists():
-            time.sleep(0.1)
+            time.sleep(0.05)
         place = json.loads(address.read_text())["address"]
-        words = command(notebook, tmp_path / "out", "--over", "x=1,2,3,4,5,6", "-p", "wait", "1", "--scheduler", place)
-        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        over = ("--over", "x=1,2,3,4", "-p", "wait", "0.5", "--scheduler", place)
+        swept = fork(*words(notebook, tmp_path / "out", *over), said=said)
+        alive = Path(f"/proc/{swept}/exe").exists  # it is gone from a process that has ended
         while not list(tmp_path.glob("out/small/*/run.json")):
-            assert process.poll() is None
-            time.sleep(0.1)
-        tasks = Path(f"/proc/{started[1].pid}/task")
+            assert alive()
+            time.sleep(0.05)
+        tasks = Path(f"/proc/{started[1]}/task")
         while not any(file.read_text().strip() for file in tasks.glob("*/children")):  # until it has a kernel
-            assert process.poll() is None
-        started[1].send_signal(signal.SIGKILL)
-        assert process.communicate(timeout=120)[1].count("lost") == 0
-        assert process.returncode == 0
+            assert alive()
+        os.kill(started[1], signal.SIGKILL)
+        assert fork.wait(swept) == 0
+        assert "lost" not in said.read_text()
         frame = pd.read_csv(tmp_path / "out" / "small" / "runs.csv").sort_values("x")
-        assert frame[["x", "statistic"]].values.tolist() == [[x, x * x] for x in range(1, 7)]
+        assert frame[["x", "statistic"]].values.tolist() == [[x, x * x] for x in range(1, 5)]
     finally:
         for each in started:
-            each.kill()
-            each.wait()
+            os.kill(each, signal.SIGKILL)
+            fork.wait(each)
     assert gone(mark)
 
 
-def test_an_interrupted_sweep_stops_its_kernels(notebook, tmp_path):
-    mark, environment = f"MARK={tmp_path}", {**os.environ, "MARK": str(tmp_path)}
-    words = command(notebook, tmp_path / "out", "--over", "x=1,2", "-p", "wait", "60")
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    while len(small.processes(mark)) < 2:
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert "error: interrupted" in process.communicate(timeout=30)[1]
-    assert process.returncode == Outcome.INTERRUPTED
+def test_an_interrupted_sweep_stops_its_kernels(notebook, tmp_path, fork):
+    mark, said = f"MARK={tmp_path}", tmp_path / "said"
+    swept = fork(*words(notebook, tmp_path / "out", "--over", "x=1,2", "-p", "wait", "60"), mark=tmp_path, said=said)
+    while not small.processes(mark):
+        assert Path(f"/proc/{swept}/exe").exists()
+        time.sleep(0.05)
+    os.kill(swept, signal.SIGTERM)
+    assert fork.wait(swept) == Outcome.INTERRUPTED
+    assert "error: interrupted" in said.read_text()
     assert gone(mark)
     assert (tmp_path / "out" / "small" / "index.html").is_file()

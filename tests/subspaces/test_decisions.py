@@ -18,7 +18,7 @@ from helpers.parameters import SubspaceSimilarity
 from helpers.subspaces import chance, haar, nulls, similarity, study
 from helpers.weights import LowRank, Updates
 
-REPLICATES = 120
+REPLICATES = 90
 D, TOP, LAST, J, LAYERS = 24, 5, 9, 3, 12
 ALIKE = 0.98  # correlation of a layer's Gaussian matrix with the next layer's, of W and of adapters
 FALLING = 0.8  # from one singular value to the next

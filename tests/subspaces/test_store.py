@@ -9,10 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import distributed
@@ -363,15 +361,11 @@ def test_a_run_that_was_killed_goes_on_where_it_was(model, undisturbed, tmp_path
 
 
 def test_two_runs_into_one_store_do_no_harm(model, undisturbed, tmp_path):
-    store, both = tmp_path / "store", threading.Barrier(2, timeout=60)
-
-    def run():
-        first = iter([both.wait])
-        return surveyed(model, store=store, progress=lambda *_: next(first, lambda: time.sleep(0.01))())
-
-    with ThreadPoolExecutor(2) as pool:
-        for found in [pool.submit(run) for _ in range(2)]:
-            same(found.result(), undisturbed)
+    store = tmp_path / "store"
+    other = started(model, store)
+    wait_until(lambda: kept(store), other)
+    same(surveyed(model, store=store, progress=lambda *_: time.sleep(0.01)), undisturbed)
+    assert other.wait() == 0
     before, seen = kept(store), []
     same(surveyed(model, store=store, progress=lambda *told: seen.append(told)), undisturbed)
     assert seen == [(12, 12)] and kept(store) == before and len(before) == 2 * LAYERS + 2
