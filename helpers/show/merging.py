@@ -151,27 +151,35 @@ def kept(kept, title):
 def merge_accuracy(measured, title):
     """What merged models answer: a row a pair and task, a mark a method, beside the adapter alone and no adapter.
 
-    measured: columns one, other, task, method, accuracy, alone and, where it is known, before, of pairs in their order.
+    measured: columns one, other, task, method, accuracy, alone and, where it is known, before, of pairs in their order;
+    where texts, on how many it was measured, is known, each merge has a bar of two standard errors on either side.
     """
     places = list(dict.fromkeys(measured[["one", "other", "task"]].itertuples(index=False, name=None)))
     styles, grey = looks(measured["method"].unique()), {"color": "0.4", "linestyle": ""}
     known = {"alone": {"marker": "D", "markersize": 6, "label": "the adapter alone", **grey}}
     if "before" in measured:
         known["before"] = {"marker": "|", "markersize": 9, "label": "without adapter", **grey}
-    figure = Figure(figsize=(8.6, 1.5 + 0.32 * len(places)), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(8.6, 1.5 + 0.36 * len(places)), layout="constrained")
+    axes, bars = figure.subplots(), {"linewidth": 1.0, "alpha": 0.6}
+    beside = dict(zip(styles, np.linspace(-0.24, 0.24, len(styles)) * (len(styles) > 1), strict=True))
     for (*pair, task), rows in measured.groupby(["one", "other", "task"], sort=False):
         place = places.index((*pair, task))
         for column, look in known.items():
             axes.plot(rows[column].iloc[0], place, **look)
         for row in rows.itertuples():
-            axes.plot(row.accuracy, place, linestyle="", markersize=6, **styles[row.method], alpha=0.85)
+            at, look = place + beside[row.method], styles[row.method]
+            axes.plot(row.accuracy, at, linestyle="", markersize=5, **look, alpha=0.85)
+            if "texts" in measured:
+                error = 2 * np.sqrt(row.accuracy * (1 - row.accuracy) / row.texts)
+                axes.plot([row.accuracy - error, row.accuracy + error], [at, at], color=look["color"], **bars)
     names = [f"{pair_name(pair, ' · ')}: {plain(task)}" for *pair, task in places]
     axes.set_yticks(range(len(places)), names, fontsize="small")
     axes.set(xlabel="accuracy on held-out texts", ylim=(len(places) - 0.4, -0.6))
     axes.grid(axis="y", color="0.93")
     said = [Line2D([], [], **look) for look in known.values()]
     said += [Line2D([], [], linestyle="", label=method_name(name), **look) for name, look in styles.items()]
+    if "texts" in measured:
+        said.append(Line2D([], [], color="0.4", label="± 2 standard errors", **bars))
     below(figure, said)
     set_title(figure, title)
     sns.despine(figure)

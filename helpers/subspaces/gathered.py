@@ -103,7 +103,8 @@ def answers(path) -> pd.DataFrame:
         table = pd.read_csv(resolve(path), encoding="utf-8")
         if missing := [name for name in ANSWERS if name not in table]:
             raise BadParameter(f"{told}it has no {listed(missing)}")
-        table = table.astype(dict.fromkeys(ANSWERS[:4], str) | dict.fromkeys(ANSWERS[4:], float))
+        kinds = dict.fromkeys(ANSWERS[:4], str) | dict.fromkeys([*ANSWERS[4:], "texts"], float)
+        table = table.astype({name: kind for name, kind in kinds.items() if name in table})
     except BadParameter:
         raise
     except (OSError, ValueError) as error:
@@ -111,6 +112,7 @@ def answers(path) -> pd.DataFrame:
     for bad, why in (
         (table["one"] == table["other"], "merges one adapter with itself"),
         (~table[ANSWERS[4:]].apply(lambda shares: shares.between(0, 1)).all(axis=1), "has a share outside 0 … 1"),
+        (table.get("texts", pd.Series(1.0, table.index)) < 1, "was measured on no text"),
     ):
         if bad.any():
             raise BadParameter(f"measured is {path}, of which row {bad.argmax() + 1} {why}: correct it")

@@ -245,6 +245,18 @@ def test_every_module_has_a_verdict_in_the_bars():
     assert "1 of 2 pairs: most of the last two" in legend_of(few)
 
 
+def test_what_merges_answer_has_an_error_of_its_texts_where_these_are_counted():
+    table = pd.DataFrame(
+        [("a", "b", task, method, share, 0.9, 400) for task, share in (("x", 0.8), ("y", 0.5)) for method in "st"],
+        columns=["one", "other", "task", "method", "accuracy", "alone", "texts"],
+    )
+    (axes,) = show.merge_accuracy(table, "").axes
+    bars = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(bars, [[0.76, 0.84]] * 2 + [[0.45, 0.55]] * 2)
+    (axes,) = show.merge_accuracy(table.drop(columns="texts"), "").axes
+    assert not [line for line in axes.lines if len(line.get_xdata()) == 2]
+
+
 def test_what_a_merge_keeps_stands_beside_what_independent_ones_would(tables):
     rows = tables.kept
     every_axes = np.reshape(show.kept(rows, "t").axes, (2, 3))

@@ -214,6 +214,7 @@ def test_a_density_that_keeps_nothing_of_a_module_costs_ties_alone(place):
         ("one,other,method,task,accuracy,alone\nboth,other,sum,t,50,60\n", "row 1 has a share outside 0 … 1"),
         ("one,other,method,task,accuracy,alone\nboth,other,sum,t,,0.6\n", "row 1 has a share outside 0 … 1"),
         ("one,other,method,task,accuracy,alone\nboth,other,sum,t,high,0.6\n", "could not convert string to float"),
+        ("one,other,method,task,texts,accuracy,alone\nboth,other,sum,t,0,1,0.6\n", "row 1 was measured on no text"),
     ],
 )
 def test_a_table_of_what_merges_answer_that_cannot_be_one_is_refused(place, tmp_path, rows, match):
