@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from helpers.parameters import BadParameter
@@ -96,14 +97,17 @@ def pair_of(p, name, labels) -> list:
     return found
 
 
-def answers(path) -> pd.DataFrame:
-    """The table of what merges answer at a path. Raises BadParameter where it cannot be read as one, or is none."""
+def answers(path, density) -> pd.DataFrame:
+    """The table of what merges answer at a path; where it tells the density of TIES, without other densities.
+
+    Raises BadParameter where it cannot be read as one, or is none.
+    """
     told = f"measured is {path}, which cannot be read as a CSV with columns {listed(ANSWERS)}: "
     try:
         table = pd.read_csv(resolve(path), encoding="utf-8")
         if missing := [name for name in ANSWERS if name not in table]:
             raise BadParameter(f"{told}it has no {listed(missing)}")
-        kinds = dict.fromkeys(ANSWERS[:4], str) | dict.fromkeys([*ANSWERS[4:], "texts"], float)
+        kinds = dict.fromkeys(ANSWERS[:4], str) | dict.fromkeys([*ANSWERS[4:], "texts", "density"], float)
         table = table.astype({name: kind for name, kind in kinds.items() if name in table})
     except BadParameter:
         raise
@@ -116,7 +120,8 @@ def answers(path) -> pd.DataFrame:
     ):
         if bad.any():
             raise BadParameter(f"measured is {path}, of which row {bad.argmax() + 1} {why}: correct it")
-    return table
+    of_other = table["method"].eq("ties") & ~np.isclose(table.get("density", density), density)
+    return table[~of_other]
 
 
 def _shared(names, groups, matches):

@@ -42,7 +42,7 @@ class AdaptersTogether:
         self._kinds = kinds_of(self.plan.names)
         self.projections = list(dict.fromkeys(projection for _, projection in self._kinds.values()))
         self.layers = sorted({layer for layer, _ in self._kinds.values()})
-        self._answers = answers(p.measured) if p.measured else None
+        self._answers = answers(p.measured, p.density) if p.measured else None
         self._yardsticks = {
             name: pair_of(p, name.replace(" ", "_"), self.labels) for name in ("two seeds", "two tasks")
         }

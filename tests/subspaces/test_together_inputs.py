@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers import parameters, weights
@@ -221,6 +222,17 @@ def test_a_table_of_what_merges_answer_that_cannot_be_one_is_refused(place, tmp_
     (tmp_path / "answers.csv").write_text(rows)
     with pytest.raises(BadParameter, match=match):
         study(place / "base", *at(place, "both", "other"), measured=str(tmp_path / "answers.csv"))
+
+
+def test_ties_answers_at_the_density_that_is_asked_for(place, tmp_path):
+    file, found = tmp_path / "answers.csv", {}
+    table = pd.DataFrame({"one": "both", "other": "other", "method": ["sum", "ties", "ties"], "density": [1, 0.2, 0.5]})
+    table = table.assign(task="t", accuracy=[0.5, 0.4, 0.3], alone=0.6)
+    for told in (table, table.drop(columns="density")):
+        told.to_csv(file, index=False)
+        of = study(place / "base", *at(place, "both", "other"), measured=str(file), density=0.2)
+        found["density" in told] = of.answers["accuracy"].tolist()
+    assert found == {True: [0.5, 0.4], False: [0.5, 0.4, 0.3]}
 
 
 def test_an_untrained_adapter_has_no_place_in_a_map(place, tmp_path, rng):
