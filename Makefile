@@ -1,10 +1,11 @@
-# make report · test · lab · app · bench · notebooks · clean. Everything made goes to .venv/ and build/.
+# make report · test · lab · app · bench · notebooks · release · clean. Everything made goes to .venv/ and build/.
+# release: build the wheel and try it in empty environments, also of the newest python3.12 … 3.14 that takes it.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # The notebooks' matrices are small: threads only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: report test lab app bench notebooks clean
+.PHONY: report test lab app bench notebooks release clean moved
 .DELETE_ON_ERROR:
 
 # The training notebooks are not among these: they take an hour and more (make notebooks NOTEBOOKS=notebooks/training/…).
@@ -35,12 +36,25 @@ bench: .venv/test.stamp
 notebooks: .venv/test.stamp
 	$(BIN)/python -m helpers refresh $(NOTEBOOKS)
 
+release: .venv/report.stamp
+	$(BIN)/python -m tests.release
+
 clean:
 	rm -rf build .venv
+
+# Scripts in .venv name the directory that it was made in.
+PLACE := $(shell cat .venv/place 2>/dev/null || pwd -P)
+ifneq ($(PLACE),$(CURDIR))
+.venv/report.stamp: moved
+moved:
+	$(info this clone was moved from $(PLACE): .venv is made anew)
+	@rm -rf .venv
+endif
 
 .venv/report.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	pwd -P > .venv/place
 	touch $@
 
 .venv/test.stamp: .venv/report.stamp

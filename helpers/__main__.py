@@ -1,68 +1,63 @@
 """Run notebooks, sweep one over a grid of parameters, render pages, and tell how weights would be read."""
 
+import locale
 import os
 import signal
 import sys
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 import yaml
 from tqdm import tqdm
 
-from helpers import weights
 from helpers.files import write_whole
-from helpers.parameters import SCHEMAS, BadParameter, meaning, read
-from helpers.press import pages, run
-from helpers.press.run import Outcome, RunFailed
-from helpers.weights import WeightsError
+from helpers.parameters import SCHEMAS, BadParameter, read
+from helpers.press import committed, pages, run
+from helpers.press.kernel import BLAME, Outcome, RunFailed
+from helpers.values import Refused
 
 STATUS = "exit status: " + "; ".join(f"{outcome.value} {outcome}" for outcome in Outcome)
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 PROGRAM, LIMIT = "phi-and-pixels", 3600
 
 
+def command():
+    """The console script: `main`, in a Python whose texts and file names are UTF-8, whatever the locale."""
+    if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    return main()
+
+
 def main(words=None):
-    """Returns the exit status, a `run.Outcome`."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Returns the exit status, an `Outcome`."""
+    stopped = []
+
+    def stop(number, _):
+        stopped.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    # both, as a shell's `&` and nohup's have them ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, stop)
     try:
-        with _commands.make_context(PROGRAM, sys.argv[1:] if words is None else words) as context:
-            return _commands.invoke(context)
-    except click.exceptions.Exit as ended:  # of --help
-        return ended.exit_code
+        return _commands.main(words, PROGRAM, standalone_mode=False)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else PROGRAM
-        return _complain(f"{error.format_message().rstrip('.')} (see {command} --help)", Outcome.BAD_PARAMETER)
+        place = error.ctx.command_path if error.ctx else PROGRAM
+        return _complain(f"{error.format_message().rstrip('.')} (see {place} --help)", Outcome.BAD_PARAMETER)
     except RunFailed as error:
-        return _complain(error, error.outcome)
-    except (BadParameter, WeightsError) as error:
-        return _complain(error, run.BLAME[type(error).__name__])
+        return _complain(error, Outcome.TERMINATED if stopped else error.outcome)
+    except Refused as error:
+        return _complain(error, BLAME[type(error).__name__])
     except OSError as error:
         return _complain(error, Outcome.NOT_WRITTEN)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what was finished is kept", Outcome.INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt):  # click makes the one of the other
+        outcome = Outcome.TERMINATED if stopped else Outcome.INTERRUPTED
+        return _complain("interrupted; what was finished is kept", outcome)
 
 
-def _count(text):
-    count = meaning(text)
-    if type(count) is not int or count < 1:
-        raise click.BadParameter(f"{text!r}: expected a whole number, 1 or more")
-    return count
-
-
-def _seconds(text):
-    seconds = meaning(text)
-    if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
-        raise click.BadParameter(f"{text!r}: expected a number of seconds, or 0 for no limit")
-    return seconds
-
-
-@click.group(
-    help=__doc__,
-    epilog=STATUS,
-    no_args_is_help=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-)
-def _commands():
-    pass
+_commands = click.Group(help=__doc__, epilog=STATUS, no_args_is_help=False, context_settings=HELP)
 
 
 def _out(default, text):
@@ -73,10 +68,10 @@ def _of_a_run(command):
     """The options of commands that run a notebook with parameters."""
     told = 'a parameter; a list is "[DIR, DIR]" (papermill --help-notebook NOTEBOOK lists them)'
     given = click.option("-p", "given", nargs=2, multiple=True, metavar="NAME VALUE", help=told)
-    cores, told = str(os.cpu_count()), "kernels at once (default: the cores)"
-    jobs = click.option("--jobs", type=_count, default=cores, metavar="N", help=told)
+    told = "kernels at once (default: the cores)"
+    jobs = click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count(), metavar="N", help=told)
     told = f"stop a run after (default: {LIMIT}; 0: never)"
-    limit = click.option("--limit", type=_seconds, default=str(LIMIT), metavar="SECONDS", help=told)
+    limit = click.option("--limit", type=click.IntRange(min=0), default=LIMIT, metavar="SECONDS", help=told)
     return given(jobs(limit(command)))
 
 
@@ -91,8 +86,8 @@ def _run(notebooks, out, given, jobs, limit):
     """
     notebooks = [run.find(notebook) for notebook in notebooks]
     given = {name: _value(name, text, notebooks) for name, text in given}
-    with _Bars() as bars:
-        results = run.run_all(notebooks, given, out, jobs=jobs, limit=limit or None, progress=bars.show)
+    with _bars() as show:
+        results = run.run_all(notebooks, given, out, jobs=jobs, limit=limit or None, progress=show)
     for result in results:
         if not isinstance(result, RunFailed):
             print(f"report: {result / 'report.html'}")
@@ -111,7 +106,11 @@ def _run(notebooks, out, given, jobs, limit):
     metavar="NAME=V1,V2,…",
     help="values of a parameter; several --over give every combination",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786 (default: none)")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="a Dask scheduler, tcp://HOST:8786 or, as Dask's TCP is unauthenticated, tls://HOST:8786 (default: none)",
+)
 @_out("build/sweeps", "to OUT/NOTEBOOK/")
 @_of_a_run
 def _sweep(notebook, over, scheduler, out, given, jobs, limit):
@@ -151,7 +150,7 @@ def _sweep(notebook, over, scheduler, out, given, jobs, limit):
 def _render(notebook, out):
     """Write the HTML page of an executed notebook."""
     place = out or notebook.with_suffix(".html")
-    write_whole(place, pages.page(run.load(notebook)))
+    write_whole(place, pages.page(run.load(notebook, to_run=False), title=notebook.stem))
     print(f"page: {place}")
     return Outcome.DONE
 
@@ -163,10 +162,10 @@ def _refresh(notebooks, parameters):
     """Run notebooks with the defaults of their parameters and keep the outputs in them."""
     for notebook in map(run.find, notebooks):
         if parameters:
-            run.write_parameters(notebook)
+            committed.write_parameters(notebook)
             continue
-        with _Bars() as bars:
-            run.refresh(notebook, lambda *step, name=notebook.stem: bars.show(name, *step))
+        with _bars() as show:
+            committed.refresh(notebook, progress=partial(show, notebook.stem))
     return Outcome.DONE
 
 
@@ -177,12 +176,17 @@ def _inspect(paths, base):
     """Tell how each matrix would be read, or why not.
 
     PATH is a model or an adapter, a directory or a file; with --base also a whole model that was fine-tuned from it.
-    Relative paths start at the repository's root. Of a table's columns the last is the type that the numbers are
-    stored as.
+    Relative paths start at the repository's root, of an installed package at the current directory. Of a table's
+    columns the last is the type that the numbers are stored as.
     """
+    from helpers import weights  # only where somebody asks for it
+
     model = weights.open_base(base) if base else None
     for path in paths:
-        found = _opened(path, model)
+        try:
+            found = weights.open_update(path, model)
+        except weights.IsModel:  # without a base, a whole model as one
+            found = weights.open_base(path)
         if model:
             weights.match(model, found)  # says what both have where nothing fits
         table = found.describe()
@@ -192,32 +196,21 @@ def _inspect(paths, base):
     return Outcome.DONE
 
 
-def _opened(path, model):
-    """What fine-tuning added; without a base, a whole model as one."""
+@contextmanager
+def _bars():
+    """Show a progress bar for each notebook that runs; in a log, a line now and then."""
+    bars, pause = {}, 0.1 if sys.stderr.isatty() else 10
+
+    def show(name, done, total, heading):
+        if name not in bars:
+            bars[name] = tqdm(total=total, desc=name, unit="cell", position=len(bars), mininterval=pause)
+        bars[name].set_postfix_str(heading, refresh=False)
+        bars[name].update(done - bars[name].n)
+
     try:
-        return weights.open_update(path, model)
-    except weights.IsModel:
-        return weights.open_base(path)
-
-
-class _Bars:
-    """A progress bar for each notebook that runs; in a log, a line now and then."""
-
-    def __enter__(self):
-        self.bars = {}
-        return self
-
-    def show(self, name, done, total, heading):
-        if name not in self.bars:
-            pause = 0.1 if sys.stderr.isatty() else 10
-            self.bars[name] = tqdm(total=total, desc=name, unit="cell", position=len(self.bars), mininterval=pause)
-        self.bars[name].set_postfix_str(heading, refresh=False)
-        self.bars[name].update(done - self.bars[name].n)
-        if done == total:
-            self.bars[name].close()
-
-    def __exit__(self, *_):
-        for bar in self.bars.values():
+        yield show
+    finally:
+        for bar in bars.values():
             bar.close()
 
 
@@ -239,4 +232,4 @@ def _complain(error, status):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

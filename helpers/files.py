@@ -1,8 +1,12 @@
-"""Files: known by digests of what they hold, and written whole or not at all."""
+"""Files: known by digests of what they hold, written whole or not at all, and by one process at a time."""
 
+import fcntl
 import functools
 import hashlib
 import os
+import shutil
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -60,3 +64,33 @@ def write_whole(path, content):
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_together(place, files):
+    """Write {name: text} into a directory. All are staged before the first is replaced; they are replaced in order."""
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=place) as staged:
+        for name, text in files.items():
+            write_whole(Path(staged, name), text)
+        for name in files:
+            Path(staged, name).replace(place / name)
+
+
+@contextmanager
+def turn(place, waiting=""):
+    """Hold a directory alone, made if need be; the system lets go of it when the process dies, however it does.
+
+    What a process that was killed then had staged in a directory of it (see `write_together`) is removed.
+    waiting: what to print where another process holds it. Raises OSError where it cannot be written.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                print(waiting, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for staged in place.glob("*/.new-*"):
+            shutil.rmtree(staged)
+        yield

@@ -1,6 +1,10 @@
-"""A value that is not there, with its reason: `Nothing("no base is given")`; and what is made of it: nothing else."""
+"""A value that is not there, with its reason, `Nothing("no base is given")`, and the base of errors in one sentence."""
 
 from functools import cached_property, wraps
+
+
+class Refused(ValueError):
+    """What was given is refused: base of the errors whose message is a whole sentence for whoever gave it."""
 
 
 class Nothing:

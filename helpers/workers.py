@@ -18,6 +18,7 @@ from helpers.files import file_hash
 from helpers.parameters import BadParameter
 
 PATIENCE = 60  # seconds without a worker
+TLS = "its certificates are ca-file, client.cert and client.key under distributed.comm.tls in Dask's configuration"
 FLOORS, PACKAGES = ("subspaces", "weights"), ("numpy", "scipy", "torch", "safetensors", "gguf")
 
 
@@ -44,8 +45,9 @@ class _Client(distributed.Client):
     def start(self, **options):
         try:
             return super().start(**options)
-        except (OSError, ValueError):
+        except Exception:
             self.close()
+            self._loop_runner.stop()  # which `close` leaves alone where Dask has closed it already
             raise
 
 
@@ -53,29 +55,22 @@ class _Client(distributed.Client):
 def cluster(scheduler, jobs):
     """A client of the scheduler at an address or, where that is empty, of one in this process with `jobs` threads.
 
-    Raises BadParameter where no scheduler answers.
+    With tls:// the certificates are those of Dask's configuration. Raises BadParameter where no scheduler answers.
     """
     if scheduler:
         try:
             client = _Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
-            raise BadParameter(f"no Dask scheduler answers at {scheduler!r}: {error}") from None
+        except Exception as error:  # of an address, a network, a file or a certificate: OSError, TypeError, …
+            told = TLS if scheduler.startswith("tls:") else "one that has certificates answers at tls:// only"
+            raise BadParameter(f"no Dask scheduler answers at {scheduler!r} ({error}): {told}") from None
         with client:
             yield client
         return
-    one = {"processes": False, "n_workers": 1, "threads_per_worker": jobs, "memory_limit": 0}
+    one = {"processes": False, "protocol": "inproc", "n_workers": 1, "threads_per_worker": jobs, "memory_limit": 0}
     own = "127.0.0.1:0"  # its status server cannot be left out
     quiet = {"dashboard_address": own, "worker_dashboard_address": own, "silence_logs": logging.ERROR}
     with distributed.LocalCluster(**one, **quiet) as local, distributed.Client(local) as client:
         yield client
-
-
-def check(client):
-    """Raise BadParameter that names a worker without this package, or with other sources or versions."""
-    wrong, _ = _carried()
-    for address, found in client.run(wrong, VERSION, on_error="return").items():
-        if isinstance(found, str) and found:
-            raise _refusal(address, found)
 
 
 def results(client, function, tasks):
@@ -84,8 +79,7 @@ def results(client, function, tasks):
     function: of a module that the workers have. Raises BadParameter for a worker with another version, and where there
     has been none for a minute; else what the function raises. Left early, it cancels what is not done.
     """
-    _, run = _carried()
-    every = client.map(run, [pickle.dumps((function, task)) for task in tasks], expected=VERSION, pure=False)
+    every = client.map(_carried(), [pickle.dumps((function, task)) for task in tasks], expected=VERSION, pure=False)
     futures, done, seen = {future.key: (n, future) for n, future in enumerate(every)}, SimpleQueue(), time.monotonic()
     for future in every:
         future.add_done_callback(done.put)
@@ -111,30 +105,24 @@ def results(client, function, tasks):
 
 
 def _carried():
-    """Functions that travel as code, as a worker may not have this package: what is wrong with it; run a task there."""
+    """A function that travels as code, as a worker may not have this package: where it ran, what is wrong, a result."""
 
-    def wrong(expected):
+    def run(payload, expected):
+        here = distributed.get_worker().address
         try:
             from helpers import workers
         except ImportError as error:
-            return f"does not have this package ({error})"
+            return here, f"does not have this package ({error})", None
         own = getattr(workers, "VERSION", {})
         other = {name: own.get(name) for name in expected if own.get(name) != expected[name]}
         if "sources" in other:
-            return "has another version of this package"
-        return next((f"has {name} {found}, where {expected[name]} is here" for name, found in other.items()), "")
-
-    def run(payload, expected):
-        import pickle
-
-        from distributed import get_worker
-
-        if found := wrong(expected):
-            return get_worker().address, found, None
+            return here, "has another version of this package", None
+        for name, found in other.items():
+            return here, f"has {name} {found}, where {expected[name]} is here", None
         function, task = pickle.loads(payload)
-        return "", "", function(task)
+        return here, "", function(task)
 
-    return wrong, run
+    return run
 
 
 def _result(future):
@@ -148,12 +136,8 @@ def _result(future):
     except CancelledError:
         raise BadParameter("the Dask scheduler is gone, or was restarted: start one, and run again") from None
     if wrong:
-        raise _refusal(address, wrong)
+        raise BadParameter(f"the Dask worker at {address} {wrong}; make it the same, or stop it")
     return result
-
-
-def _refusal(address, wrong):
-    return BadParameter(f"the Dask worker at {address} {wrong}; make it the same, or stop it")
 
 
 def _seen(client, seen):

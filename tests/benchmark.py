@@ -1,5 +1,6 @@
 """`make bench`: speeds as ratios against the alternative, in the same run. Nothing here is asserted."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -220,7 +221,9 @@ def reading():
         for work in (OURS, THEIRS):
             code = SPENT.format(work=work.format(place=place))
             runs = [
-                subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+                subprocess.run(
+                    [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, cwd=ROOT
+                )
                 for _ in range(2)
             ]
             told.append(min((found.stdout.strip().split(";") for found in runs), key=lambda found: float(found[2])))
@@ -247,7 +250,7 @@ def decompositions():
             code = running.COUNTING.format(file=str(seen)) + more
             out = Path(place, f"{name}.run")
             seconds = best(lambda out=out, code=code: running.execute(notebook, out, before=code), 1)
-            found.append((seconds, seen.read_text().split()))
+            found.append((seconds, seen.read_text(encoding="utf-8").split()))
     (ours, once), (theirs, again) = found
     show("notebook 01, every matrix decomposed once    ", ours, theirs, "decomposed whenever asked for")
     print(f"    {len(once)} decompositions of {len(set(once))} matrices; without memory {len(again)}")
@@ -289,7 +292,7 @@ def large_directions(threads=2):
         given = speed.known(12288, 1200, 0)
         np.save(Path(place, "matrix.npy"), given.matrix)
         code = "import re, time\n" + LARGEST.format(place=place, threads=threads, k=1200)
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
         spent, memory, bound = map(float, told.stdout.split())
         found = np.load(Path(place, "right.npy"))[:, :1200]
     off = np.linalg.norm(found - given.right @ (given.right.T @ found), 2)
@@ -386,9 +389,9 @@ def atlas_of_a_large_model(d=4096, layers=32):
             factors |= {f"base_model.model.{name}.lora_A.weight": torch.randn(16, d) for name in names}
             factors |= {f"base_model.model.{name}.lora_B.weight": torch.randn(d, 16) / d for name in names}
         size = sum(file.stat().st_size for file in base.iterdir()) / 1e9
-        (base / "model.safetensors.index.json").write_text(json.dumps(index))
+        (base / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
         save_file(factors, adapter / "adapter_model.safetensors")
-        (adapter / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 16}))
+        (adapter / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 16}), encoding="utf-8")
         found = {}
         for workers, some in ((1, True), (2, True), (2, False)):
             modules = f"layers.[0-{TIMED - 1}].*" if some else ""
@@ -465,11 +468,11 @@ def runner():
         theirs = best(
             lambda: papermill.execute_notebook(one, out / "bare.ipynb", {"results": str(out / "r")}, **bare), 3
         )
+        ours = best(lambda: asyncio.run(run.produce(run.load(one), {}, name=one.stem)), 3)
+        show("notebook 02 by the runner, with its page    ", ours, theirs, "bare papermill")
+        print(f"overhead of the runner without frames: {ours / theirs - 1:.1%}")
         show(
-            "notebook 02 by the runner, with its page    ",
-            best(lambda: run.run(one, {}, out), 3),
-            theirs,
-            "bare papermill",
+            "notebook 02 by the runner, with frames       ", best(lambda: run.run(one, {}, out), 3), theirs, "the same"
         )
         alone = best(lambda: run.run_all(notebooks, {}, out, jobs=1), 1)
         together = best(lambda: run.run_all(notebooks, {}, out, jobs=2), 1)

@@ -58,7 +58,7 @@ def make_base(tmp_path, rng):
         weights = {MODULE: rng.standard_normal((24, 24))} if weights is None else weights
         save_file({f"{name}.weight": _tensor(weight) for name, weight in weights.items()}, place / "model.safetensors")
         if config is not None:
-            (place / "config.json").write_text(json.dumps(config))
+            (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return place
 
     return make
@@ -76,7 +76,7 @@ def make_adapter(tmp_path, rng):
         tensors = {f"{prefix}{module}.lora_A.weight": _tensor(a), f"{prefix}{module}.lora_B.weight": _tensor(b)}
         save_file(tensors, place / "adapter_model.safetensors")
         settings = {"peft_type": "LORA", "r": len(a), "lora_alpha": 8, **(config or {})}
-        (place / "adapter_config.json").write_text(json.dumps(settings))
+        (place / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
         return place
 
     return make

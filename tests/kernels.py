@@ -26,7 +26,8 @@ os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 
 import captum.attr, matplotlib.pyplot, matplotlib_inline.backend_inline, numpy
 from ipykernel import kernelapp
-from helpers import digits, parameters, press, show, subspaces
+from helpers import digits, parameters, show, subspaces
+from helpers.press import report
 from helpers.published import captions, paper
 from helpers.show import explorers
 
@@ -86,7 +87,7 @@ class _Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, command, env=None, cwd=None, **_):
-        words, token = command[command.index("ipykernel_launcher") + 1 :], uuid.uuid4().hex
+        words, token = command[command.index("-m") + 2 :], uuid.uuid4().hex
         request = [token, words, dict(os.environ) if env is None else env, cwd or str(Path.cwd())]
         with _ONE_AT_A_TIME:
             self.pid = _fork(token, request)
@@ -94,7 +95,7 @@ class _Forked:
     def poll(self):
         """None of a kernel that runs; else how it ended, as `subprocess.Popen` tells it."""
         try:
-            state, *_, status = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            state, *_, status = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return 1  # the process that forked it is gone, and with that a kernel ends so
         return os.waitstatus_to_exitcode(int(status)) if state in "ZX" else None

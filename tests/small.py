@@ -1,5 +1,6 @@
 """A small notebook that writes a result file like ours: for tests of what runs and shows notebooks."""
 
+import time
 from pathlib import Path
 
 import nbformat
@@ -7,7 +8,7 @@ import nbformat
 REPORT = """\
 from helpers.press import Report
 report = Report("small", {"x": x, "fail": fail}, results)
-report.claim("c", "So.", statistic=x * x, threshold=0, holds=True, source="here")
+report.claim("c", x * x, says="So.", above=0, source="here")
 if fail:
     raise RuntimeError("as asked")
 report.finish()"""
@@ -41,3 +42,11 @@ def processes(mark):
         except OSError:  # gone, or another user's
             continue
     return found
+
+
+def gone(mark):
+    """Whether the processes with this mark end within ten seconds: a kernel looks every second whether it is alone."""
+    deadline = time.monotonic() + 10
+    while processes(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not processes(mark)

@@ -19,7 +19,7 @@ def test_every_directory_of_files_has_a_card():
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
 def test_card_names_source_licence_and_the_hash_of_every_file(card):
-    text = card.read_text()
+    text = card.read_text(encoding="utf-8")
     assert "**Source**" in text
     assert "**Licence**" in text
     hashes = dict(re.findall(r"\| `(\S+)` \| `([0-9a-f]{64})` \|", text))

@@ -60,7 +60,7 @@ def run(*words):
     # not what this process has made of it; and one thread would hide that somebody asks for one
     environment = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ} | {"OMP_NUM_THREADS": "3"}
     command = [sys.executable, "-c", STATE + "".join(words[:1]), *words[1:]]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=True)
     return json.loads(done.stdout)
 
 
@@ -69,7 +69,7 @@ def test_importing_a_module_changes_nothing_for_others():
     files = sorted((ROOT / "helpers").rglob("*.py"))
     ours = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
     others = []
-    for node in (node for file in files for node in ast.parse(file.read_text()).body):
+    for node in (node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body):
         if isinstance(node, ast.Import):
             others += [(name.name, []) for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] != "helpers":

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.press.run import Outcome
+from helpers.press.kernel import Outcome
 from tests.conftest import MODULE
 from tests.weights import building
 

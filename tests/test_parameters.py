@@ -24,6 +24,7 @@ from helpers.parameters import (
     PublishedPictures,
     RandomBaselines,
     SubspaceSimilarity,
+    assigned,
     meaning,
     read,
 )
@@ -59,7 +60,7 @@ def test_trainings_are_named_by_what_tells_them_apart():
             "parameter adapters is 'data/adapters/r4': expected a list",
         ),
         (SubspaceSimilarity, {"adapters": []}, "parameter adapters is empty: expected at least one entry"),
-        (SubspaceSimilarity, {"adapters": ["a", "a"]}, "names a directory twice"),
+        (SubspaceSimilarity, {"adapters": ["a", "a"]}, "adapters names one twice"),
         (SubspaceSimilarity, {"base": "", "adapters": ["a"]}, "give a base to compare it with, or a second adapter"),
         (SubspaceSimilarity, {"side": "left"}, 'use factor "BA", or side "right"'),
         (SubspaceSimilarity, {"first_i": 9, "last_i": 8}, "first_i is 9, above last_i, 8"),
@@ -102,8 +103,8 @@ def test_trainings_are_named_by_what_tells_them_apart():
         (ModelAtlas, {"adapters": ["a", "a"]}, "adapters names one twice"),
         (ModelAtlas, {"beside_base": ""}, "beside_adapters is given and beside_base is empty: give both"),
         (ModelAtlas, {"beside_adapters": []}, "beside_base is given and beside_adapters is empty: give both"),
-        (DigitModels, {"seeds": [0]}, "which notebook 03 reads, .* give another output"),
-        (PlantedModels, {"steps": 20}, "which notebook 03 reads, and steps is another: give another output"),
+        (DigitModels, {"seeds": [0]}, "which other notebooks read, and seeds is another: give another output"),
+        (PlantedModels, {"steps": 20}, "which other notebooks read, and steps is another: give another output"),
         (PlantedModels, {"tasks": ["xor"], "output": "build/x"}, "tasks.0 is 'xor': input should be 'linear'"),
         (LoraAdapters, {"ranks": [4, -1]}, "parameter ranks.1 is -1: input should be greater than or equal to 0"),
         (LoraAdapters, {"ranks": [4], "seeds": [0, 1], "learning_rates": [0.1, 0.2]}, "as many of each"),
@@ -325,7 +326,9 @@ def test_a_cell_of_parameters_gives_the_defaults_and_is_laid_out_as_ruff_would(s
     assert [line.annotation.id for line in lines] == [type(found[line.target.id]).__name__ for line in lines]
     assert max(map(len, cell.splitlines())) <= 120
     ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=120", "-"]
-    assert subprocess.run(ruff, input=cell + "\n", capture_output=True, text=True, check=True).stdout == cell + "\n"
+    assert (
+        subprocess.run(ruff, input=cell + "\n", capture_output=True, encoding="utf-8", check=True).stdout == cell + "\n"
+    )
 
 
 def test_what_is_done_for_each_choice_is_done_for_all_of_a_schemas_choices():
@@ -333,3 +336,18 @@ def test_what_is_done_for_each_choice_is_done_for_all_of_a_schemas_choices():
     assert tuple(explorers.SHORT) == tuple(phi.QUANTITIES) == SubspaceSimilarity.choices("quantity")
     (task,) = LanguageModelAdapters.choices("tasks")
     assert tuple(language_model.TASKS) == get_args(task)
+
+
+def test_the_names_a_cell_assigns_to_are_found_among_magics_and_other_statements():
+    assert assigned("%matplotlib inline\nx = 1\ny: int = 2\n(a, *b), c.d = 1, 2\ne[0] = 1\nfiles = !ls\n") == {
+        "x", "y", "a", "b", "files",
+    }  # fmt: skip
+    assert assigned("import os\ndef f():\n    inner = 1\nprint(kept := [i for i in 'ab'])\nawait f()\nf += 1") == {"f"}
+    for nothing in ("", "x = (", "x = 1\0", "%%bash\nx=1", "seed?", "x == 1"):
+        assert assigned(nothing) == set()
+
+
+def test_the_schemas_are_there_without_what_is_slow_to_import():
+    source = "import sys\nfrom helpers.parameters import SCHEMAS\nprint(*{'matplotlib', 'IPython'} & {*sys.modules})"
+    told = subprocess.run([sys.executable, "-c", source], capture_output=True, encoding="utf-8", check=True).stdout
+    assert told.split() == []

@@ -3,16 +3,14 @@
 from helpers.digits import controls
 from helpers.digits.classifiers import open_classifier
 from helpers.digits.grids import joint_normalise, regrid
-from helpers.digits.images import SIZES, Digits, examples, folds, hold_out, inferred_writers, load
-from helpers.digits.networks import ARCHITECTURES, Block, Transformer, accuracy, convolutional, logits, untrained
+from helpers.digits.images import SIZES, examples, folds, hold_out, load
+from helpers.digits.networks import ARCHITECTURES, Transformer, accuracy, convolutional, logits, untrained
 from helpers.digits.saliency import attribute
 from helpers.digits.study import Study
 
 __all__ = [
     "ARCHITECTURES",
     "SIZES",
-    "Block",
-    "Digits",
     "Study",
     "Transformer",
     "accuracy",
@@ -22,7 +20,6 @@ __all__ = [
     "examples",
     "folds",
     "hold_out",
-    "inferred_writers",
     "joint_normalise",
     "load",
     "logits",

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from helpers.digits.images import BY_WRITER, FOLDS, SIZES
 from helpers.digits.networks import untrained
 from helpers.parameters import PERMUTED, TRAINED
-from helpers.paths import resolve
+from helpers.paths import of_repository
 from helpers.weights import WeightsError
 
 BUNDLED = "data/digit_models"
@@ -15,7 +15,7 @@ BUNDLED = "data/digit_models"
 
 def directory(dataset, architecture):
     """Where the networks of one data set and architecture lie."""
-    return resolve(BUNDLED) / f"{dataset}-{architecture}"
+    return of_repository(BUNDLED) / f"{dataset}-{architecture}"
 
 
 def name(seed, fold):
@@ -58,16 +58,21 @@ def files(dataset, architecture):
 
 
 def read(file, dataset, architecture):
-    """A network of one data set and architecture from its file, in float32 however it is stored."""
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is not a readable safetensors file ({error})") from error
+    """A network of one data set and architecture from its file."""
     network = untrained(architecture, SIZES[dataset], seed=0)
+    return restored(network, file, f"the {architecture} of this data set")
+
+
+def restored(network, file, what):
+    """A network with the numbers of a file, in float32 however they are stored, and frozen.
+
+    what: it is, for a sentence. Raises WeightsError for a file that is missing, broken, another network's, or holds
+    NaN.
+    """
     try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"{file} does not hold the {architecture} of this data set: {error}") from error
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        network.load_state_dict(load_file(file))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise WeightsError(f"{file} does not hold {what} ({error}): restore it from the repository") from error
+    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise WeightsError(f"{file} holds NaN or infinite numbers: restore it from the repository")
     return network.requires_grad_(False)

@@ -1,17 +1,14 @@
 """Digit classifiers: the bundled networks, and anyone's own as a saved program or a callable → one proven module."""
 
-import importlib
 import io
 import pickletools
 import re
 import warnings
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile, is_zipfile
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +18,7 @@ from helpers.digits.feeding import DIGITS, Prepared, check_fed, check_taken, tak
 from helpers.digits.images import SIZES
 from helpers.digits.networks import ARCHITECTURES
 from helpers.parameters import TRAINED, DigitSaliency
-from helpers.paths import resolve
+from helpers.paths import import_from_here, resolve, spec_from_here
 from helpers.weights import WeightsError
 
 PROGRAMS = torch.jit.ScriptModule, torch.fx.GraphModule
@@ -32,9 +29,10 @@ WEIGHTS_ALONE = re.compile(r"(collections|torch|torch\._utils|torch\.storage|num
 class Opened(NamedTuple):
     """A network and what is known of it.
 
-    name: as it stands in sentences. architecture: of the bundled networks, or "" for one's own. file: what was read of
-    one's own, or None. read: {what: how the network is fed and what it gives, in words}. lacking: {digit: why its
-    output has no gradient}. notes: whole sentences that a reader must see. accuracy: on the held-out images.
+    name: as it stands in sentences. architecture: of the bundled networks, or "" for one's own. file: that one's own
+    was read from, of a callable that of its module, or None. read: {what: how the network is fed and what it gives, in
+    words}. lacking: {digit: why its output has no gradient}. notes: whole sentences that a reader must see. accuracy:
+    on the held-out images.
     """
 
     network: nn.Module
@@ -52,10 +50,11 @@ def open_classifier(source, dataset="digits", **feeding):
 
     source: "cnn" or "transformer", the bundled ones; a file saved by `torch.export.save` (with a dynamic batch size) or
     `torch.jit.save`; or `package.module:callable`, where the callable gives an `nn.Module`. Opening either runs its
-    program: give only what you trust. feeding: parameters of notebook 03 that say how it is fed, by name: input_rows,
-    input_columns, pad, invert, input_range, input_mean, input_std, channels, class_order, explains; and baseline.
-    Raises WeightsError, or BadParameter for a parameter, in one sentence; warns of what a reader must know, such as a
-    low accuracy.
+    program: give only what you trust. A package is looked for among those installed, then in the current directory;
+    modules beside it there can be had while it is imported, not later (`paths.import_from_here`). feeding: parameters
+    of notebook 03 that say how it is fed, by name: input_rows, input_columns, pad, invert, input_range, input_mean,
+    input_std, channels, class_order, explains; and baseline. Raises WeightsError, or BadParameter for a parameter, in
+    one sentence; warns of what a reader must know, such as a low accuracy.
     """
     found = opened(DigitSaliency.parse({"model": source, "dataset": dataset, **feeding}))
     for note in found.notes:
@@ -69,7 +68,7 @@ def opened(p: DigitSaliency, data: images.Digits | None = None) -> Opened:
     data: the images of its dataset, if they are at hand. Raises WeightsError and BadParameter.
     """
     data = images.load(p.dataset) if data is None else data
-    train, held = images.hold_out(data)
+    _, held = images.hold_out(data)
     x, labels = torch.from_numpy(data.images[held])[:, None], data.labels[held]
     architecture, file = p.model or "cnn", None
     if architecture in ARCHITECTURES:
@@ -82,8 +81,7 @@ def opened(p: DigitSaliency, data: images.Digits | None = None) -> Opened:
         model, file, kind = _loaded(p.model)
         read, network = _prepared(model, p, name, x)
         read = {"source": kind} | read
-    baselines = {"black": np.zeros_like(data.images[0]), "mean": data.images[train].mean(0)}
-    found = prove(network, name, x, labels, baselines, p.baseline)
+    found = prove(network, name, x, labels, images.baselines(data), p.baseline)
     if isinstance(network, Prepared):
         found.notes.extend(check_fed(network, name, x, labels, found.accuracy))
     elif found.accuracy < KNOWS:
@@ -120,7 +118,8 @@ def _prepared(model, p, name, x):
 def _loaded(source):
     """(module, file or None, what it is) of a file or a callable."""
     if CALLABLE.fullmatch(source):
-        model, file, kind = _from_callable(source), None, f"callable {source}"
+        model, file = _from_callable(source)
+        kind = f"callable {source}, from {file}"
     else:
         file = resolve(source)
         model, kind = _from_file(file)
@@ -140,17 +139,20 @@ def _loaded(source):
 
 
 def _from_callable(source):
+    """(what a callable gives, file of the module that it is in)."""
     module, name = source.split(":")
+    package, place = module.partition(".")[0], f"neither installed nor in {Path.cwd()}"
     try:
-        if find_spec(module) is None:
-            raise ModuleNotFoundError(f"no module named {module!r}")
+        if spec := spec_from_here(package):
+            place = f"of {spec.origin or spec.submodule_search_locations[0]}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what someone's own code warns is not the report's
-            found = getattr(importlib.import_module(module), name)
-            return found if isinstance(found, nn.Module) else found()
+            program = import_from_here(module)
+            found = getattr(program, name)
+            return found if isinstance(found, nn.Module) else found(), Path(program.__file__)
     except Exception as error:
-        said = line(error)
-        raise WeightsError(f"model {source} cannot be called: {type(error).__name__}: {said}") from error
+        said = f"{type(error).__name__}: {line(error)}"
+        raise WeightsError(f"model {source} ({place}) cannot be called: {said}") from error
 
 
 def _from_file(file):

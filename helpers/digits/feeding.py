@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from helpers.digits.batches import SILENCED
@@ -221,8 +222,7 @@ def _accuracy(network, images, labels):
 
 def _best_order(network, images, labels):
     """(order of classes with which most answers are right, their share)."""
-    counts = np.zeros((10, 10), dtype=int)
-    np.add.at(counts, (ask(network, images).argmax(1).numpy(), labels), 1)
+    counts = confusion_matrix(ask(network, images).argmax(1), labels, labels=range(10))
     meant = linear_sum_assignment(counts, maximize=True)[1]
     share = float(counts[range(10), meant].sum() / len(labels))
     return "".join(str(meant[int(digit)]) for digit in network.p.class_order or DIGITS), share

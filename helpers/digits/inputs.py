@@ -91,8 +91,7 @@ class Inputs:
     @computed()
     def baselines(self):
         """{name: image [h, w] that stands for absence}."""
-        mean = self.data.images[self.train].mean(0)
-        return {"black": np.zeros_like(mean), "mean": mean}
+        return images.baselines(self.data)
 
     @property
     def absence(self):

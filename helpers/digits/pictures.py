@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
+from sklearn.metrics import confusion_matrix
 
 from helpers.digits import controls, faithful, grids, saliency
 from helpers.digits.inputs import Inputs, Picture
@@ -95,9 +96,7 @@ class Pictures(Inputs):
     @computed()
     def confusion(self) -> Int[np.ndarray, "10 10"]:
         """Images seen by label and answer."""
-        counts = np.zeros((10, 10), dtype=int)
-        np.add.at(counts, (self.data.labels[self.seen], self.scores.argmax(1)), 1)
-        return counts
+        return confusion_matrix(self.data.labels[self.seen], self.scores.argmax(1), labels=range(10))
 
     @computed()
     def commonest_error(self):

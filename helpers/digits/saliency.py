@@ -58,7 +58,8 @@ def attribute(
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
-    check_defined(model, method)
+    if reason := obstacle(model, method):
+        raise BadParameter(f"{reason}; choose another method")
     return METHODS[method](model, *_tensors(images, targets), **options)[:, 0].numpy()
 
 
@@ -87,16 +88,9 @@ def explain(model, images: Float[np.ndarray, "n h w"], targets: Int[np.ndarray, 
     return found, reasons
 
 
-def check_defined(model, method, images=None, targets=None, **options):
-    """Raise BadParameter unless `explain` gives the method's maps of these images.
-
-    Without images only what can be told from the network alone.
-    """
-    if images is None:
-        reason = obstacle(model, method)
-    else:
-        reason = explain(model, images, targets, [method], {method: options})[1].get(method)
-    if reason:
+def check_defined(model, method, images, targets, **options):
+    """Raise BadParameter unless `explain` gives the method's maps of these images."""
+    if reason := explain(model, images, targets, [method], {method: options})[1].get(method):
         told = reason if reason.startswith(method) else f"{method} is withheld: {reason}"
         raise BadParameter(f"{told}; choose another method")
 
@@ -271,12 +265,9 @@ def obstacle(model, method):
     if any(isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule) for module in model.modules()):
         return "deep_lift needs modules, which a saved program no longer has"
     leaves = [module for module in model.modules() if not list(module.children())]
-    unknown = [leaf for leaf in leaves if not isinstance(leaf, DEEP_LIFT_MODULES) and _is_torchs(leaf)]
-    return f"deep_lift has no rule for {type(unknown[0]).__name__}, which this network uses" if unknown else ""
-
-
-def _is_torchs(module):
-    return type(module).__module__.startswith("torch.")
+    torchs = [type(leaf) for leaf in leaves if type(leaf).__module__.startswith("torch.")]
+    unknown = [kind.__name__ for kind in torchs if not issubclass(kind, DEEP_LIFT_MODULES)]
+    return f"deep_lift has no rule for {unknown[0]}, which this network uses" if unknown else ""
 
 
 def _fault(model, images, targets, method, maps, options):
@@ -306,9 +297,7 @@ def _incomplete(model, x, y, maps, absence):
 
 
 def _unlike_the_rule(model, x, y, maps, base):
-    step = max(1, rows(model, x) // 2)
-    parts = zip(x.split(step), y.split(step), strict=True)
-    expected = torch.cat([rescale.contributions(model, *part, base) for part in parts])
+    expected = _in_parts(model, x, y, 2, lambda x, y: rescale.contributions(model, x, y, base))
     off = _mass(maps - expected) / (_mass(expected) + ROUNDING)
     if not off.max() <= TOLERANCE:
         return f"{OWN_MODULES}: its maps are up to {off.max():.0%} off the rescale rule"

@@ -25,18 +25,16 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from numpy.random import Generator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from scipy import ndimage, special, stats
 from torch import nn
 
 from helpers.digits import images as ink
 from helpers.digits import saliency
+from helpers.digits.bundled import restored
 from helpers.parameters import PLANTED_TASKS as TASKS
 from helpers.parameters import SEEDS
-from helpers.paths import resolve
+from helpers.paths import of_repository
 from helpers.subspaces.nulls import holm
-from helpers.weights import WeightsError
 
 BUNDLED = "data/planted_models"
 SIDE = 8
@@ -111,12 +109,13 @@ def network(seed: int) -> nn.Sequential:
 
 def trained(task: str) -> dict[int, nn.Sequential]:
     """{seed: bundled network that knows the task}. Raises WeightsError for a file that is missing or broken."""
-    return {seed: _restored(file) for seed, file in zip(SEEDS, files(task), strict=True)}
+    what = "a network for planted truths"
+    return {seed: restored(network(0), file, what) for seed, file in zip(SEEDS, files(task), strict=True)}
 
 
 def files(task: str) -> list:
     """Files of the bundled networks of a task."""
-    return [resolve(BUNDLED) / task / f"seed_{seed}.safetensors" for seed in SEEDS]
+    return [of_repository(BUNDLED) / task / f"seed_{seed}.safetensors" for seed in SEEDS]
 
 
 class Score(NamedTuple):
@@ -205,18 +204,6 @@ def beats(scores: pd.DataFrame, measure: str = "precision") -> pd.DataFrame:
 
 def _means(maps, truth, prefix=""):
     return {prefix + name: values.mean() for name, values in score(maps, truth)._asdict().items()}
-
-
-def _restored(file):
-    model = network(0)
-    try:
-        model.load_state_dict(load_file(file))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"{file} does not hold a network for planted truths ({error}): restore it, or run the notebook "
-            "training/planted_models"
-        ) from error
-    return model.requires_grad_(False)
 
 
 def _placed(patterns, corners):

@@ -3,12 +3,11 @@
 import base64
 import hashlib
 import html
-import json
 import re
 import secrets
-from copy import copy
+from copy import deepcopy
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import latex2mathml.converter
 import nh3
@@ -16,108 +15,81 @@ from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader, pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbformat.v4 import new_output
 from traitlets.config import Config
 
 from helpers.files import write_whole
-from helpers.press.report import tally
-from helpers.show.explore import FEW, LINE, MIME, Frozen
+from helpers.frames import FEW, LINE, MIME, Frozen
+from helpers.press.results import RESULT, read_result, tally
 
-TEMPLATES = Path(__file__).with_name("page")
-SHOWN = ["text/html", "text/markdown", "image/png", "image/jpeg", "text/plain"]  # of an output, the first that it has
-MATHML = {
-    "math",
-    "menclose",
-    "mfrac",
-    "mi",
-    "mn",
-    "mo",
-    "mover",
-    "mpadded",
-    "mphantom",
-    "mroot",
-    "mrow",
-    "mspace",
-    "msqrt",
-    "mstyle",
-    "msub",
-    "msubsup",
-    "msup",
-    "mtable",
-    "mtd",
-    "mtext",
-    "mtr",
-    "munder",
-    "munderover",
+PLACE = Path(__file__).with_name("page")
+PICTURES = ["image/png", "image/jpeg"]
+SHOWN = ["text/html", "text/markdown", "text/latex", *PICTURES, "text/plain"]  # of an output, the first that it has
+OBJECT = re.compile(r"(<.*|[\w.]+\(.*\))?\s*", re.DOTALL)  # a text that says no more than what class something is of
+WIDE = {  # what may scroll: its label, where it has no caption; of several the last
+    ".output_html, pre": "Output",
+    ".output_png, .output_jpeg": "Figure",
+    ".formula": "Formula",
+    "details pre": "Code",
 }
-MATHML_ATTRIBUTES = {
-    "math": {"display"},
-    "mi": {"mathvariant"},
-    "mo": {"fence", "form", "lspace", "maxsize", "minsize", "rspace", "stretchy"},
-    "mspace": {"width"},
-    "mover": {"accent"},
-    "mtable": {"columnalign", "columnspacing", "rowspacing"},
-}
+MATHML = {"math", "mi", "mn", "mo", "mspace", "mtext", "mfrac", "mroot", "msqrt", "mtable", "mtd", "mtr"}
+MATHML |= {"msub", "msubsup", "msup", "mover", "munder", "munderover"}
+MATHML |= {"menclose", "mpadded", "mphantom", "mrow", "mstyle"}
+ATTRIBUTES = {"class", "accent", "display", "displaystyle", "fence", "form", "mathvariant", "stretchy"}
+ATTRIBUTES |= {"lspace", "rspace", "maxsize", "minsize", "width", "columnalign", "columnspacing", "rowspacing"}
 
 
-def page(content, beside=(), index=""):
+def page(content, beside=(), index="", title="Report"):
     """The page of an executed notebook, as text. Markup in it is cleaned: no script, style or form gets through.
 
-    The one script, which the page's policy names by its hash, is ours and moves the sliders of explorers.
+    The one script, which the page's policy names by its hash, is ours and moves the sliders of explorers. In the place
+    of an output of which a page can show nothing, one that needs a script for example, a sentence says so.
 
     beside: names of the notebooks to whose pages, in directories beside its own, it may link; links to others become
-    plain text. index: where the index of the reports is, from the page; empty: nowhere.
+    plain text. index: where the index of the reports is, from the page; empty: nowhere. title: where no heading of the
+    first level says it.
     """
-    content = copy(content)
-    content.cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    explorers = _take_explorers(content)
+    content, explorers = _prepared(content)
     shown = Config({"NbConvertBase": {"display_data_priority": SHOWN}})
-    exporter = _CellsExporter(shown, template_name=TEMPLATES.name, extra_template_basedirs=[str(TEMPLATES.parent)])
+    exporter = _CellsExporter(shown, template_name=PLACE.name, extra_template_basedirs=[str(PLACE.parent)])
     soup = BeautifulSoup(clean(exporter.from_notebook_node(content)[0]), "html.parser")
     for link in soup.find_all("a", href=re.compile(r"^(?!\w+:)[^#]+\.ipynb(#|$)")):
-        name = Path(link["href"].partition("#")[0]).stem
+        name = Path(unquote(link["href"].partition("#")[0])).stem
         if name in beside:
-            link["href"] = f"../{name}/report.html"
+            link["href"] = f"../{quote(name)}/report.html"
         else:
             link.unwrap()
-    for place in explorers:  # they bring boxes of their own
-        del soup.find("p", string=place).find_parent(class_="output_html")["class"]
-    for box in soup.find_all(_may_scroll):
-        box.attrs |= {"tabindex": "0", "role": "group", "aria-label": _label(box)}
-    for cell in soup.find_all("th"):
-        cell["scope"] = "row" if cell.find_parent("tbody") else "col"
-    title = soup.h1.get_text() if soup.h1 else "Report"
-    headings = []
-    for heading in soup.find_all("h2"):
+    for picture in soup.find_all("img", src=False):
+        picture.replace_with(f"[picture: {picture.get('alt') or 'not in the notebook'}]")
+    for table in soup.select("table:not(.output_html table)"):
+        table.wrap(soup.new_tag("div", attrs={"class": "output_html"}))
+    for selector, label in WIDE.items():
+        for box in soup.select(selector):  # the keyboard must reach it
+            caption = box.figcaption.get_text() if box.figcaption else label
+            box.attrs |= {"tabindex": "0", "role": "group", "aria-label": caption}
+    if not soup.h1:
+        soup.insert(0, soup.new_tag("h1"))
+        soup.h1.string = title
+    headings = [heading for heading in soup.find_all(["h1", "h2"]) if heading is not soup.h1]
+    for number, heading in enumerate(headings, 1):
         slug = re.sub(r"\W+", "-", heading.get_text().lower()).strip("-")
-        heading["id"] = f"{len(headings) + 1}-{slug}"
-        headings.append((heading["id"], heading.get_text()))
+        heading["id"] = f"{number}-{slug}"
     provenance = [part.extract() for part in soup.find_all("dl", class_="provenance")]
+    parts = {"title": soup.h1.get_text(), "headings": headings, "index": index, "provenance": provenance}
     body = str(soup)
     for place, explorer in explorers.items():
         body = body.replace(f"<p>{place}</p>", explorer)
-    parts = {"headings": headings, "index": index, "body": body, "provenance": provenance}
-    return _framed("report.html.j2", title=title, script=explorers and _read("explorer.js"), **parts)
-
-
-def read_result(file):
-    """The content of a result file; None for a file that is none."""
-    try:
-        found = json.loads(file.read_text())
-        return found if isinstance(found["notebook"], str) and isinstance(tally(found["claims"]), str) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return _TEMPLATES.get_template("report.html.j2").render(body=body, script=bool(explorers), **parts)
 
 
 def write_index(out):
     """Write OUT/index.html, which links the reports in the directories of `out` and tallies their claims."""
-    rows = []
-    for file in sorted(out.glob("*/results.json")):
-        if not (found := read_result(file)):
-            continue
-        rows.append([(found["notebook"], f"{quote(file.parent.name)}/report.html"), tally(found["claims"])])
-    tables = [("Reports", ["Report", "Claims"], rows)]
-    write_whole(out / "index.html", _framed("tables.html.j2", title="Reports", tables=tables))
+    results = {file.parent.name: read_result(file) for file in sorted(out.glob(f"*/{RESULT}"))}
+    rows = [
+        [(result["notebook"], f"{quote(name)}/report.html"), tally(result["claims"])]
+        for name, result in results.items()
+        if result
+    ]
+    _write_tables(out, "Reports", ("Reports", ["Report", "Claims"], rows))
 
 
 def write_sweep_index(place, runs):
@@ -135,11 +107,8 @@ def write_sweep_index(place, runs):
         for claim in claims:
             verdicts.setdefault((claim["name"], claim["source"]), []).append(claim)
     claims = [[name, source, tally(found)] for (name, source), found in verdicts.items()]
-    tables = [
-        ("Runs", ["Run", *varied, "Claims, or what failed"], rows),
-        ("Claims", ["Claim", "Source", "Runs"], claims),
-    ]
-    write_whole(place / "index.html", _framed("tables.html.j2", title=f"Sweep of {place.name}", tables=tables))
+    every_run = ("Runs", ["Run", *varied, "Claims, or what failed"], rows)
+    _write_tables(place, f"Sweep of {place.name}", every_run, ("Claims", ["Claim", "Source", "Runs"], claims))
 
 
 def clean(markup):
@@ -147,7 +116,8 @@ def clean(markup):
     return nh3.clean(
         markup,
         tags=nh3.ALLOWED_TAGS | MATHML,
-        attributes={**nh3.ALLOWED_ATTRIBUTES, **MATHML_ATTRIBUTES, "*": {"class"}},
+        clean_content_tags={"audio", "object", "script", "style", "svg", "video"},
+        attributes={**nh3.ALLOWED_ATTRIBUTES, "*": ATTRIBUTES},
         attribute_filter=_harmless,
         url_schemes={"http", "https", "mailto", "data"},
     )
@@ -161,69 +131,64 @@ def _harmless(tag, attribute, value):
     return None if attribute in ("href", "cite") and embedded else value
 
 
-def _may_scroll(tag):
-    """Whether a box can be wider than the window, so that the keyboard must reach it."""
-    return tag.name == "pre" or bool(
-        {"output_html", "output_png", "output_jpeg", "formula"} & set(tag.get("class", ()))
-    )
+def _prepared(content):
+    """A copy of a notebook, its outputs as a page shows them, and {place: HTML} of its explorers.
 
-
-def _label(box):
-    if box.find("img"):
-        return "Figure"
-    if box.figcaption:
-        return box.figcaption.get_text()
-    if box.math:
-        return "Formula"
-    return "Code" if box.find_parent("details") else "Output"
-
-
-def _take_explorers(content):
-    """Put a place, which no notebook can know, where an output has frames of an explorer: {place: its HTML}."""
-    content.cells, explorers = list(content.cells), {}
-    for index, cell in enumerate(content.cells):
-        outputs, before = [], len(explorers)
+    A place, which no notebook can know, is what a copy has for an explorer: what comes out of a notebook is cleaned.
+    """
+    content, explorers = deepcopy(content), {}
+    content.cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell in content.cells:
+        before = len(explorers)
         for output in cell.get("outputs", []):
-            if MIME in output.get("data", {}) and (explorer := _explorer(output, len(explorers))):
+            if explorer := _explorer(output, len(explorers)):
                 explorers[place := secrets.token_hex()] = explorer
-                outputs.append(new_output("display_data", data={"text/html": f"<p>{place}</p>"}))
-            elif len(explorers) == before or not output.get("metadata", {}).get(LINE):
-                outputs.append(output)
-        if len(explorers) > before:
-            content.cells[index] = cell = copy(cell)
-            cell.outputs = outputs
-    return explorers
+                output.data, output.metadata = {"text/markdown": place}, {}
+            elif "data" in output:
+                output.data = _shown(output.data)
+        if len(explorers) > before:  # they have their lines
+            cell.outputs = [output for output in cell.outputs if LINE not in output.get("metadata", {})]
+    return content, explorers
 
 
 def _explorer(output, number):
     """The HTML of an explorer; None for data that are not of its form, of which the figure is shown then."""
     try:
-        frozen = Frozen.model_validate(output.data[MIME]).model_dump()
-        about = dict(output.metadata["image/png"])
-        parts = {"picture": str(output.data["image/png"]), "line": output.data["text/plain"]}
-    except (KeyError, TypeError, ValueError):
+        frozen, figure = Frozen.model_validate(output.data[MIME]), output.metadata["image/png"]
+        parts = {"figure": figure, "picture": output.data["image/png"], "line": output.data["text/plain"]}
+    except (AttributeError, KeyError, ValueError):
         return None
-    parts |= {"alt": about.get("alt", ""), "width": about.get("width", ""), "frozen": frozen, "few": FEW}
-    return _rendered("explorer.html.j2", id=f"explorer-{number}", **parts)
+    parts |= {"id": f"explorer-{number}", "few": FEW, "frozen": frozen.model_dump()}
+    return _TEMPLATES.get_template("explorer.html.j2").render(parts)
 
 
-def _framed(template, **content):
-    return _rendered(template, style=_read("page.css"), **content)
+def _shown(data):
+    """What a page can show of an output's data; a sentence where that is nothing."""
+    says = {kind: text for kind, text in data.items() if kind in SHOWN and _says(kind, text)}
+    silent = [kind for kind in data if kind not in says and kind != "text/plain"]
+    if says or not silent:
+        return says or data
+    return {"text/html": f"<p>Here is an output that a page cannot show: {html.escape(', '.join(silent))}.</p>"}
 
 
-def _rendered(template, **content):
-    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    templates.filters["digest"] = _digest
-    return templates.get_template(template).render(**content)
+def _says(kind, text):
+    if kind == "text/html":
+        soup = BeautifulSoup(clean(text), "html.parser")
+        return not text or bool(soup.get_text(strip=True) or soup.find("img", src=True))
+    return kind != "text/plain" or not OBJECT.fullmatch(text)
 
 
-def _read(name):
-    return (TEMPLATES / name).read_text()
+def _write_tables(place, title, *tables):
+    write_whole(place / "index.html", _TEMPLATES.get_template("tables.html.j2").render(title=title, tables=tables))
 
 
 def _digest(text):
     """As a content security policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+_TEMPLATES = Environment(loader=FileSystemLoader(PLACE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+_TEMPLATES.filters["digest"] = _digest
 
 
 def _mathml(formula, **options):
@@ -233,15 +198,26 @@ def _mathml(formula, **options):
         return f"<code>{html.escape(formula)}</code>"
 
 
-class _MathRenderer(IPythonRenderer):
+class _Renderer(IPythonRenderer):
     def block_math(self, body):
         return f'<div class="formula">{_mathml(body, display="block")}</div>'
 
+    def latex_environment(self, name, body):
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
     def inline_math(self, body):
         return _mathml(body)
+
+    def image(self, text, url, title=None):
+        if url.startswith("attachment:"):
+            held = self.attachments.get(url.removeprefix("attachment:"), {})
+            url = next((f"data:{kind};base64,{held[kind]}" for kind in PICTURES if kind in held), "")
+        return super().image(text, url, title)
 
 
 class _CellsExporter(HTMLExporter):
     @pass_context
     def markdown2html(self, context, source):
-        return MarkdownWithMath(renderer=_MathRenderer(escape=False, exclude_anchor_links=True)).render(source)
+        attachments = context["cell"].get("attachments", {})
+        renderer = _Renderer(escape=False, exclude_anchor_links=True, attachments=attachments)
+        return MarkdownWithMath(renderer=renderer).render(source)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from helpers.digits import faithful, grids
-from helpers.paths import resolve
+from helpers.paths import of_repository
 from helpers.subspaces.nulls import holm
 
-FILES = [resolve(f"data/published/{name}.csv") for name in ("digit_captions", "digit_readings")]
+FILES = [of_repository(f"data/published/{name}.csv") for name in ("digit_captions", "digit_readings")]
 LAYOUTS = pd.read_csv(FILES[0], index_col="caption")
 _rows = pd.read_csv(FILES[1], dtype=str, keep_default_na=False).astype({"digit": int})
 LAID = {name: (int(own["rows"]), int(own["columns"])) for name, own in LAYOUTS.iterrows()}  # cells of a panel

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from helpers.paths import resolve
+from helpers.paths import of_repository
 from helpers.subspaces import chance, similarity
 from helpers.values import passing
 
 NAMES = ("lora_numbers", "lora_table_7", "figure_8_axes", "figure_8_readings")
-FILES = [resolve(f"data/published/{name}.csv") for name in NAMES]
+FILES = [of_repository(f"data/published/{name}.csv") for name in NAMES]
 NUMBERS, _norms, _axes, REGIONS = map(pd.read_csv, FILES)  # REGIONS: what one reader took from the colours of figure 8
 NUMBERS = NUMBERS.set_index("name")["value"]
 D, FROBENIUS_NORM = int(NUMBERS["d"]), NUMBERS["weight_norm"]  # of W_q in layer 48

@@ -18,7 +18,6 @@ from helpers.show.maps import (
     contested,
     layer_curves,
     null_dots,
-    number_cells,
     numbers,
     reading_intervals,
     replacement_curves,
@@ -35,7 +34,6 @@ from helpers.show.phi import (
     pair_panels,
     phi_titles,
     region_view,
-    set_title,
     similarity_panels,
 )
 from helpers.show.spectra import intruder_cosines, spectrum
@@ -72,7 +70,6 @@ __all__ = [
     "merge_accuracy",
     "null_dots",
     "number",
-    "number_cells",
     "numbers",
     "p_value",
     "p_value_curves",
@@ -89,7 +86,6 @@ __all__ = [
     "rounding",
     "rows_of_two",
     "seconds_curves",
-    "set_title",
     "similarity_dots",
     "similarity_panels",
     "span",

@@ -8,9 +8,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from helpers.show.phi import Figure, set_title, value_range
-from helpers.show.scales import (
+from helpers.show.figures import (
     ending,
+    finished,
     folded,
     legend,
     log_ticks,
@@ -20,6 +20,9 @@ from helpers.show.scales import (
     over_decades,
     plain,
     some,
+    subplots,
+    titled,
+    value_range,
     wrapped,
 )
 from helpers.show.words import number
@@ -54,8 +57,7 @@ def heatmaps(heat, label, title, centre=None, marks=None):
     lines, across = wrapped(len(heat), min(5, int((WIDEST - 2.4) // (wide + 0.3))))
     tall = np.clip(0.15 * len(layers), 1.2, 5.5 if lines == 1 else 3.0)
     size = max(5.0, 2.4 + across * (wide + 0.3)), 1.3 + lines * (tall + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    every_axes = figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True)
+    figure, every_axes = subplots(size, lines, across, count=len(heat), squeeze=False, sharex=True, sharey=True)
     look = _scale(list(heat.values()), centre)
     for axes, (name, frame) in zip(every_axes.flat, heat.items(), strict=False):
         values = frame.to_numpy(float)
@@ -74,8 +76,6 @@ def heatmaps(heat, label, title, centre=None, marks=None):
         )
     for axes in every_axes[:, 0]:
         axes.set_ylabel("layer")
-    for axes in every_axes.flat[len(heat) :]:
-        axes.remove()
     bar = figure.colorbar(image, ax=list(every_axes.flat[: len(heat)]), aspect=22, fraction=0.06, pad=0.03)
     _number_bar(bar, look["norm"], value_range([*heat.values(), *([] if centre is None else [centre])]), label)
     said = []
@@ -89,8 +89,7 @@ def heatmaps(heat, label, title, centre=None, marks=None):
         said.append(Line2D([], [], color="0.2", linewidth=1, label=f"chance, {centre:g}, in the colour bar"))
     if said:
         legend(figure, said, ncols=3, loc="outside lower center")
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 @passing
@@ -107,8 +106,8 @@ def ranking(rows, title, n=20):
     layer = dict(zip(rows["module"], rows["layer"], strict=True))
     names = [f"layer {layer[module]}: {short_name(module)}" for module in chosen]
     names = names if len(set(names)) == len(names) else [ending(module, 44) for module in chosen]
-    figure = Figure(figsize=(8, 1.5 + 0.25 * len(chosen)), layout="constrained")
-    axes, place = figure.subplots(), rows["module"].map(chosen.index)
+    figure, axes = subplots((8, 1.5 + 0.25 * len(chosen)))
+    place = rows["module"].map(chosen.index)
     ends = rows.groupby(place)["ratio"].agg(["min", "max"])
     axes.hlines(ends.index, ends["min"], ends["max"], color="0.8", linewidth=1.2, zorder=1)
     lines = []
@@ -124,14 +123,12 @@ def ranking(rows, title, n=20):
     axes.grid(axis="y", color="0.93")
     longest = max(len(line.get_label()) for line in lines)
     legend(figure, lines, ncols=max(1, min(5, 90 // (longest + 5))), loc="outside lower center")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 @passing
-def grids(panels, label, title, first_i=1):
-    """Small grids over i (down, from first_i) and j (across, from 1): layers across, projections down, on one scale.
+def grids(panels, label, title):
+    """Small grids over i (down, from 1) and j (across, from 1): layers across, projections down, on one scale.
 
     panels: {projection: {layer: [I, J]}}, φ − chance or z of one adapter; what is missing, empty or NaN is hatched.
     Many layers stand in several lines.
@@ -141,14 +138,13 @@ def grids(panels, label, title, first_i=1):
     values = [grid for found in panels.values() for grid in found.values()]
     if not values:
         return Nothing("there is no grid to draw")
-    beside = [_sizes(kind, {grid.shape for grid in found.values()}, first_i) for kind, found in panels.items()]
+    beside = [_sizes(kind, {grid.shape for grid in found.values()}) for kind, found in panels.items()]
     many = len(layers) * len(panels) > 200
     lines, across = wrapped(len(layers), 24 if many else 16)
     size = 2.8 + min(0.9, 7.9 / across) * across, 1.1 + lines * (0.7 + (0.45 if many else 0.75) * len(panels))
-    figure = Figure(figsize=size, layout="constrained")
-    every_axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
+    figure, every_axes = subplots(size, lines, 1, squeeze=False)
     look, images = _scale(values, 0.0), []
-    for line, axes in enumerate(every_axes):
+    for line, axes in enumerate(every_axes.flat):
         part = layers[line * across : (line + 1) * across]
         for down, found in enumerate(panels.values()):
             for over, layer in enumerate(part):
@@ -162,13 +158,12 @@ def grids(panels, label, title, first_i=1):
         axes.set_xticks(np.arange(len(part)) + TILE / 2, [plain(layer) for layer in part])
         axes.set_yticks(np.arange(len(panels)) + TILE / 2, beside, fontsize="small")
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    bar = figure.colorbar(images[0], ax=every_axes.tolist(), aspect=22, fraction=0.06, pad=0.02)
+    bar = figure.colorbar(images[0], ax=every_axes, aspect=22, fraction=0.06, pad=0.02)
     _number_bar(bar, look["norm"], value_range([*values, 0.0]), label)
     bar.ax.axhline(0, color="0.2", linewidth=1)
     if len(values) < len(layers) * len(panels) or any(np.isnan(grid).any() for grid in values):
         legend(figure, [Patch(**HATCH, label="no value")], loc="outside lower center")
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 @passing
@@ -177,24 +172,19 @@ def depth(rows, column, trends, chance, title, label, measure=""):
 
     rows: columns layer, projection, adapter and that one. trends: columns projection, adapter, measure, slope, low and
     high (per ten layers), of which those of this measure are told (empty: of the column's name); where the interval
-    leaves out zero, a dashed line of that slope goes through the means. chance: a number, (low, high), either by
-    projection, or None where there is none.
+    leaves out zero, a dashed line of that slope goes through the means. chance: a number, or None where there is none.
     """
     kinds, styles = rows["projection"].unique(), looks(rows["adapter"].unique())
     lines, across = wrapped(len(kinds), 3)
     size = 0.7 + 3.4 * across, 0.6 + lines * (2.5 + 0.19 * len(styles))
-    figure = Figure(figsize=size, layout="constrained")
-    every_axes = figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True)
+    figure, every_axes = subplots(size, lines, across, count=len(kinds), squeeze=False, sharex=True, sharey=True)
     slopes = trends[trends["measure"] == (measure or column)].set_index(["projection", "adapter"])[
         ["slope", "low", "high"]
     ]
     for axes, kind in zip(every_axes.flat, kinds, strict=False):
-        level = chance.get(kind) if isinstance(chance, dict) else chance
         shown = []
-        if level is not None:
-            band = {"color": "0.88"} if np.ndim(level) else {"color": "0.4", "linewidth": 0.8}
-            shown = [axes.axhspan(*level, **band) if np.ndim(level) else axes.axhline(level, **band)]
-            shown[0].set_label("chance")
+        if chance is not None:
+            shown.append(axes.axhline(chance, color="0.4", linewidth=0.8, label="chance"))
         for name, look in styles.items():
             own = rows[(rows["projection"] == kind) & (rows["adapter"] == name)].sort_values("layer")
             (line,) = axes.plot(own["layer"], own[column], linewidth=0.8, markersize=3.5, label=named(name), **look)
@@ -218,11 +208,7 @@ def depth(rows, column, trends, chance, title, label, measure=""):
     every_axes[0, 0].set_xticks([layers[place] for place in some(len(layers), 8)])
     for axes in every_axes[:, 0]:
         axes.set_ylabel(label)
-    for axes in every_axes.flat[len(kinds) :]:
-        axes.remove()
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 @passing
@@ -235,8 +221,8 @@ def adapters_beside(rows, title, measures=MEASURES):
     styles = looks(rows["adapter"].unique())
     lines, across = wrapped(len(measures), 3)
     wide = np.clip(0.9 + 0.5 * len(styles), 2.2, 3.4)
-    figure = Figure(figsize=(0.3 + across * wide, 0.7 + 2.7 * lines), layout="constrained")
-    every_axes = figure.subplots(lines, across, squeeze=False)
+    size = 0.3 + across * wide, 0.7 + 2.7 * lines
+    figure, every_axes = subplots(size, lines, across, count=len(measures), squeeze=False)
     for axes, (label, (column, chance)) in zip(every_axes.flat, measures.items(), strict=False):
         shown = [rows[column]]
         for place, (name, look) in enumerate(styles.items()):
@@ -261,15 +247,11 @@ def adapters_beside(rows, title, measures=MEASURES):
         high = high if high > low else low + 1
         axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         axes.yaxis.get_major_locator().set_params(integer=not (rows[column].dropna() % 1).any())
-    for axes in every_axes.flat[len(measures) :]:
-        axes.remove()
     dot = Line2D([], [], color="0.3", marker="o", linestyle="", markersize=3, label="a module")
     median = Line2D([], [], color="black", linewidth=1.6, label="median of the modules")
     level = Line2D([], [], color="0.3", linewidth=1.6, linestyle=":", label="chance, its median")
     legend(figure, [dot, median, level], ncols=3, loc="outside lower center")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def _scale(values, centre):
@@ -297,13 +279,13 @@ def _number_bar(bar, norm, ends, label):
             bar.locator = MaxNLocator(integer=True)
 
 
-def _sizes(kind, shapes, first_i):
+def _sizes(kind, shapes):
     """What stands beside a row of small grids: the projection, and the i and j of its grids."""
     named = plain(ending(str(kind), 22))
     if len(shapes) != 1:
         return f"{named}\nof several sizes" if shapes else named
     ((rows, columns),) = shapes
-    return f"{named}\n$i$ = {first_i} … {first_i + rows - 1}\n$j$ = 1 … {columns}"
+    return f"{named}\n$i$ = 1 … {rows}\n$j$ = 1 … {columns}"
 
 
 def _interval(slope, low, high):

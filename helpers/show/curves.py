@@ -1,9 +1,8 @@
 """Curves: the law of φ under chance, and learning."""
 
-import numpy as np
 import seaborn as sns
 
-from helpers.show.phi import Figure, set_title
+from helpers.show.figures import finished, subplots
 
 
 def law_panels(phi, phi_law, cosines, cosine_law, title):
@@ -11,19 +10,15 @@ def law_panels(phi, phi_law, cosines, cosine_law, title):
 
     phi, cosines: draws. phi_law: (x, {label: density}) and cosine_law: the same.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure, both = subplots((9, 3.6), 1, 2)
     labels = (r"$\phi$", r"$\cos^2$ of a principal angle")
-    for axes, values, (x, laws), label in zip(
-        figure.subplots(1, 2), (phi, cosines), (phi_law, cosine_law), labels, strict=True
-    ):
+    for axes, values, (x, laws), label in zip(both, (phi, cosines), (phi_law, cosine_law), labels, strict=True):
         axes.hist(values, bins=60, density=True, color="0.82", label=f"{len(values):,} draws")
         for colour, (name, density) in zip(sns.color_palette("colorblind"), laws.items(), strict=False):
             axes.plot(x, density, color=colour, label=name)
         axes.set(xlabel=label, ylabel="density")
         axes.legend(frameon=False, fontsize="small")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def tail_curves(x, curves, table, title):
@@ -31,8 +26,7 @@ def tail_curves(x, curves, table, title):
 
     x: [n] φ. curves: {label: log₁₀ P [n]}. table: columns phi, sampled (log₁₀ P), standard error, counted (NaN: none).
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((8, 4))
     first, second, third, fourth, *_ = sns.color_palette("colorblind")
     for (name, values), style, colour in zip(curves.items(), ("-", "--"), (first, second), strict=True):
         axes.plot(x, values, style, color=colour, label=name)
@@ -42,9 +36,7 @@ def tail_curves(x, curves, table, title):
     axes.plot(table["phi"], table["counted"], color=fourth, **ring)
     axes.set(xlabel=r"$\phi$", ylabel=r"$\log_{10}$ P(chance reaches $\phi$)")
     axes.legend(frameon=False, fontsize="small")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def critical_curves(i, curves, draw, title):
@@ -52,8 +44,7 @@ def critical_curves(i, curves, draw, title):
 
     i: [n]. curves: {label: critical φ − chance [n]}. draw: φ − chance of a random pair [n].
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((8, 4))
     axes.axhline(0, color="0.4", linewidth=0.8)
     for colour, (name, values) in zip(sns.color_palette("colorblind"), curves.items(), strict=False):
         axes.plot(i, values, color=colour, label=name)
@@ -61,9 +52,7 @@ def critical_curves(i, curves, draw, title):
     axes.set(xlabel="$i$", ylabel=r"$\phi$ − chance")
     axes.margins(x=0)
     axes.legend(frameon=False, fontsize="small")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def p_value_curves(panels, title):
@@ -71,18 +60,15 @@ def p_value_curves(panels, title):
 
     panels: {title: {label: p-values}}.
     """
-    figure = Figure(figsize=(9.5, 5), layout="constrained")
-    every_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
-    for axes, (name, samples) in zip(every_axes, panels.items(), strict=True):
+    figure, every_axes = subplots((9.5, 5), 1, len(panels), sharey=True, squeeze=False)
+    for axes, (name, samples) in zip(every_axes[0], panels.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, linestyle="--", label="uniform")
         for colour, (label, values) in zip(sns.color_palette("colorblind"), samples.items(), strict=False):
             axes.ecdf(values, color=colour, label=f"{label} ({len(values):,})")
         axes.set(title=name, xlabel="p")
         axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    every_axes[0].set_ylabel("share of p-values up to p")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    every_axes[0, 0].set_ylabel("share of p-values up to p")
+    return finished(figure, title)
 
 
 def detection_curves(d, curves, title):
@@ -90,8 +76,7 @@ def detection_curves(d, curves, title):
 
     d: [n]. curves: {j: multiples [n]}.
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((8, 4))
     axes.axhline(1, color="0.4", linewidth=0.8)
     for colour, (j, values) in zip(sns.color_palette("viridis", len(curves)), curves.items(), strict=True):
         axes.plot(d, values, "o-", markersize=4, color=colour, label=f"j = {j}")
@@ -102,9 +87,7 @@ def detection_curves(d, curves, title):
     ticks = [tick for tick in (1, 1.2, 1.5, 2, 3, 5, 10, 20) if tick < 1.3 * most]
     axes.set_yticks(ticks, [str(value) for value in ticks])
     axes.legend(frameon=False)
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def learning_curves(curves, yardsticks, texts):
@@ -112,8 +95,7 @@ def learning_curves(curves, yardsticks, texts):
 
     curves: {name: [{"step": …, "accuracy": …}, …]}. yardsticks: {what: its accuracy}. texts: number held out.
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((8, 4))
     for colour, (name, curve) in zip(sns.color_palette("viridis", len(curves)), curves.items(), strict=True):
         steps, values = ([row[key] for row in curve] for key in ("step", "accuracy"))
         errors = [(value * (1 - value) / texts) ** 0.5 for value in values]
@@ -135,8 +117,7 @@ def seconds_curves(table, title):
 
     table: columns method, d, seconds, extrapolated.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((8, 4.2))
     groups = table.groupby("method", sort=False)
     for colour, (name, rows) in zip(sns.color_palette("colorblind"), groups, strict=False):
         measured = rows[~rows.extrapolated]
@@ -154,8 +135,7 @@ def error_curves(table, aim, title):
 
     table: columns method, seconds, error, bound (NaN: none). aim: an error.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((8, 4.2))
     axes.axhline(aim, color="0.4", linewidth=0.8, linestyle=":", label=f"{aim:g}")
     groups = table.groupby("method", sort=False)
     for colour, (name, rows) in zip(sns.color_palette("colorblind"), groups, strict=False):
@@ -172,6 +152,4 @@ def error_curves(table, aim, title):
 
 def _of_methods(figure, title):
     figure.axes[0].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)

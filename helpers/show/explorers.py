@@ -41,8 +41,7 @@ def subspace_similarity(study):
     shades = {start["colour_low"], start["colour_high"], *(n / 100 for n in range(101))}
     shapes = [study.base.shape(name) for name in work.places.values()]
     ordered = sorted(layers)
-    ends = np.linspace(0, len(layers) - 1, len(layers) if len(layers) < 8 else 5).round().astype(int)
-    some = tuple(ordered[place] for place in ends)  # of a deep model
+    some = _evenly(ordered, len(layers) if len(layers) < 8 else 5)  # of a deep model
     held = None if sum(min(shape) ** 2 * max(shape) for shape in shapes) < WORK else ()
     few = held if len(projections) <= FEW else ()  # of heads there are many
     sparse = range(0, study.available, max(1, study.available // 24))
@@ -97,7 +96,7 @@ def digit_saliency(study):
     depths = {name: len(controls.layers(readers[0])) for name, readers in work.networks.items()}
     own, most = depths[start["model"]], max(depths.values())
     start["randomised_layers"] = min(p.randomised_layers, most)
-    some = tuple(np.linspace(0, own, min(own, 8) + 1).round().astype(int).tolist())  # of a deep network
+    some = _evenly(range(own + 1), min(own, 8) + 1)  # of a deep network
     kinds = partial(_axis, DigitSaliency, kinds=True)
     steps = partial(_axis, DigitSaliency)
     methods = study.offered if start["model"] == "transformer" or not study.architecture else METHODS
@@ -127,10 +126,9 @@ def model_atlas(atlas):
         return Nothing("no module could be measured")
     layers, every = atlas.layers, len(atlas.projections) <= KINDS
     most = int(0.85 * BUDGET / (CARD + ADAPTER * len(atlas.labels))) // (len(atlas.projections) if every else 1)
-    ends = np.linspace(0, len(layers) - 1, min(max(most, 2), len(layers))).round().astype(int)
     axis = partial(_axis, type(atlas.parameters), about="modules")
     axes = [
-        axis("layer", layers, "layer", in_page=tuple(layers[place] for place in ends)),
+        axis("layer", layers, "layer", in_page=_evenly(layers, max(most, 2))),
         axis("projection", atlas.projections, "projection", kinds=True, in_page=None if every else ()),
     ]
     return Explorer("What each update is, module by module", work.draw, axes, work.start)
@@ -147,10 +145,9 @@ def adapters_together(together):
     few = pairs if len(pairs) <= PAIRS else pairs[:1]
     every = 4 * len(kinds) * len(few) <= room
     most = room // (len(few) * (len(kinds) if every else 1))
-    ends = np.linspace(0, len(layers) - 1, min(max(most, 2), len(layers))).round().astype(int)
     axis = partial(_axis, type(together.parameters))
     axes = [
-        axis("layer", layers, "layer", "modules", in_page=tuple(layers[place] for place in ends)),
+        axis("layer", layers, "layer", "modules", in_page=_evenly(layers, max(most, 2))),
         axis("projection", kinds, "projection", "modules", kinds=True, in_page=None if every else ()),
         axis("pair", pairs, "pair", "adapters", word=" · ".join, kinds=True, in_page=None if few is pairs else ()),
     ]
@@ -319,6 +316,11 @@ class _Digits:
 def explained(target):
     """What a target says, in words."""
     return {"label": "the label", "predicted": "the answer"}.get(target, f"the digit {target}")
+
+
+def _evenly(values, most):
+    """At most so many of some values, the first and the last among them."""
+    return tuple(values[n] for n in np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))
 
 
 def _axis(schema, name, values, label, about="", **options):

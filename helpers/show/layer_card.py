@@ -7,8 +7,7 @@ from matplotlib.lines import Line2D
 
 from helpers.parameters import BadParameter
 from helpers.show import words
-from helpers.show.phi import DPI, Figure, value_range
-from helpers.show.scales import legend, logarithmic, looks, named, over_decades
+from helpers.show.figures import DPI, Figure, legend, logarithmic, looks, named, over_decades, value_range
 from helpers.subspaces.intruders import EPSILON
 from helpers.weights.modules import short_name
 
@@ -22,14 +21,30 @@ OVER_CHANCE = {  # {label: columns of the value, of chance and of z}
 FAINTEST = 1e5  # the spectrum's scale ends where singular values are so many times smaller than the greatest
 
 
-class LayerCard:
-    """Of one module and by adapter: the spectrum of ΔW, φ and energy over chance, and cosines of W + ΔW with W.
+class LayerCards:
+    """The explorer of notebook 05: of one module and by adapter the spectrum of ΔW, φ and energy over chance, cosines.
 
-    spectra: singular values over ‖W‖₂ of every module; over: all values over chance. They fix the scales, so that a
-    step changes none. k: how many cosines there are.
+    atlas: a `subspaces.ModelAtlas`. The card is laid out once; the values of all modules fix its scales, so that a step
+    changes none. There is none where no module has `details`.
     """
 
-    def __init__(self, adapters, spectra, over, k):
+    def __init__(self, atlas):
+        self.atlas, rows, p = atlas, atlas.rows, atlas.parameters
+        self.choice, self.called = atlas.choice, f"{p.factor}, {p.side}"
+        value, chance, z = (rows[list(names)].to_numpy(float) for names in zip(*OVER_CHANCE.values(), strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = (value - chance) / z / chance
+        self.values, self.spread = value / chance, np.where(np.isfinite(spread), spread, np.nan)
+        self.at = rows.groupby(["layer", "projection"]).indices
+        self.details = {key: each for key, each in atlas.details.items() if len(each.spectrum) and _top(each) > 0}
+        if self.details:
+            self._lay_out(list(atlas.labels))
+            self._scale()
+            own = [key in self.details for key in zip(rows["module"], rows["adapter"], strict=True)]
+            most = rows[own].sort_values("ratio", ascending=False).iloc[0]
+            self.start = {"layer": most["layer"], "projection": most["projection"]}
+
+    def _lay_out(self, adapters):
         styles, many = looks(adapters), len(adapters)
         lines = -(-(many + 3) // 5)
         below = 0.15 + 0.2 * lines
@@ -38,8 +53,6 @@ class LayerCard:
         sides = {"left": 0.07, "right": 0.985, "bottom": (0.55 + below) / height, "top": 1 - 0.7 / height}
         grid = self.figure.add_gridspec(1, 3, width_ratios=[1, 1.1, 1], wspace=0.42, **sides)
         self.spectrum, self.over, self.cosines = (self.figure.add_subplot(cell) for cell in grid)
-        places = np.arange(len(OVER_CHANCE))
-        self.places = {name: places + 0.7 * ((n + 0.5) / many - 0.5) for n, name in enumerate(adapters)}
         self.lines, self.dots, self.cosine_dots, self.bands = {}, {}, {}, {}
         for name, look in styles.items():
             line = {"markersize": 4, "linewidth": 0.9, "animated": True, **look}
@@ -51,16 +64,18 @@ class LayerCard:
         self.spectrum.axhline(1, **grey)
         self.over.axvline(1, **grey)
         limit = self.cosines.axhline(EPSILON, linestyle="--", **grey)
-        self._scales(spectra, np.asarray(over), k)
+        limit.set_label(f"ε = {EPSILON:g}, below it an intruder")
         self.title = self.figure.text(0.5, 1 - 0.1 / height, "", ha="center", va="top", fontsize="large", animated=True)
         self.title.set_parse_math(False)
-        limit.set_label(f"ε = {EPSILON:g}, below it an intruder")
         said = [Line2D([], [], label="chance", **grey), limit]
         said.insert(1, Line2D([], [], color="0.78", linewidth=3, label="± 2 standard deviations of it"))
         legend(self.figure, [*self.lines.values(), *said], ncols=5, loc="lower center")
         sns.despine(self.figure)
 
-    def _scales(self, spectra, over, k):
+    def _scale(self):
+        spectra = [each.spectrum / _top(each) for each in self.details.values()]
+        over = np.concatenate([self.values, 1 + 2 * self.spread])
+        k = max(len(each.cosines) for each in self.details.values())
         every = np.concatenate([*spectra, [1.0]])
         logarithmic(self.spectrum, "x", np.arange(1, max(map(len, spectra)) + 1))
         logarithmic(self.spectrum, "y", every[every > every.max() / FAINTEST])
@@ -76,47 +91,6 @@ class LayerCard:
         self.cosines.set(ylabel="largest |cosine| with one of $W$", xlim=(0.4, k + 0.6))
         self.cosines.set_xticks(range(1, k + 1, 1 + k // 12))
 
-    def show(self, spectra, over, cosines, title):
-        """Change the card, and return its figure.
-
-        spectra, cosines: {adapter: [n]}. over: {adapter: (values over chance, standard deviations of chance over it)},
-        in the order of OVER_CHANCE. Adapters that are missing are not drawn.
-        """
-        for n, name in enumerate(self.places):
-            found, there = spectra.get(name, []), cosines.get(name, [])
-            self.lines[name].set_data(range(1, len(found) + 1), found)
-            beside = 0.6 * ((n + 0.5) / len(self.places) - 0.5)
-            self.cosine_dots[name].set_data(np.arange(1, len(there) + 1) + beside, there)
-        for name, places in self.places.items():
-            values, spread = over.get(name, ([np.nan] * len(places), [np.nan] * len(places)))
-            self.dots[name].set_data(values, places)
-            ends = zip(1 - 2 * np.asarray(spread), 1 + 2 * np.asarray(spread), places, strict=True)
-            self.bands[name].set_segments([[(low, y), (high, y)] for low, high, y in ends if np.isfinite(high)])
-        self.title.set_text(title)
-        return self.figure
-
-
-class LayerCards:
-    """What the explorer of notebook 05 shows at each position. atlas: a `subspaces.ModelAtlas`."""
-
-    def __init__(self, atlas):
-        self.atlas, rows, p = atlas, atlas.rows, atlas.parameters
-        self.choice, self.called = atlas.choice, f"{p.factor}, {p.side}"
-        value, chance, z = (rows[list(names)].to_numpy(float) for names in zip(*OVER_CHANCE.values(), strict=True))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            spread = (value - chance) / z / chance
-        self.values, self.spread = value / chance, np.where(np.isfinite(spread), spread, np.nan)
-        self.at = rows.groupby(["layer", "projection"]).indices
-        self.details = {key: each for key, each in atlas.details.items() if len(each.spectrum) and _top(each) > 0}
-        if self.details:
-            every = self.details.values()
-            spectra = [each.spectrum / _top(each) for each in every]
-            over = np.concatenate([self.values, 1 + 2 * self.spread])
-            self.card = LayerCard(list(atlas.labels), spectra, over, max(len(each.cosines) for each in every))
-            own = [key in self.details for key in zip(rows["module"], rows["adapter"], strict=True)]
-            most = rows[own].sort_values("ratio", ascending=False).iloc[0]
-            self.start = {"layer": most["layer"], "projection": most["projection"]}
-
     def draw(self, layer, projection):
         """The card, its line of numbers, and no cells. Raises BadParameter where there is nothing to show."""
         if (layer, projection) not in self.at:
@@ -127,13 +101,22 @@ class LayerCards:
         details = {name: self.details[module, name] for name in rows["adapter"] if (module, name) in self.details}
         if not details:
             raise BadParameter(f"{module}: {'; '.join(dict.fromkeys(rows['why']))}")
-        figure = self.card.show(
-            {name: each.spectrum / _top(each) for name, each in details.items()},
-            dict(zip(rows["adapter"], zip(self.values[here], self.spread[here], strict=True), strict=True)),
-            {name: each.cosines for name, each in details.items()},
-            f"{short_name(module)}, layer {layer}: what each update is",
-        )
-        return figure, self.line(module, rows[rows["adapter"].isin(details)]) + _whys(rows), None
+        over = dict(zip(rows["adapter"], zip(self.values[here], self.spread[here], strict=True), strict=True))
+        for n, name in enumerate(self.lines):
+            self._show(name, (n + 0.5) / len(self.lines) - 0.5, details.get(name), over.get(name))
+        self.title.set_text(f"{short_name(module)}, layer {layer}: what each update is")
+        return self.figure, self.line(module, rows[rows["adapter"].isin(details)]) + _whys(rows), None
+
+    def _show(self, name, beside, detail, over):
+        """Change what the card has of an adapter. beside: where it stands among the others, −0.5 … 0.5."""
+        spectrum, cosines = (detail.spectrum / _top(detail), detail.cosines) if detail else ([], [])
+        self.lines[name].set_data(range(1, len(spectrum) + 1), spectrum)
+        self.cosine_dots[name].set_data(np.arange(1, len(cosines) + 1) + 0.6 * beside, cosines)
+        places = np.arange(len(OVER_CHANCE)) + 0.7 * beside
+        values, spread = over or np.full((2, len(places)), np.nan)
+        self.dots[name].set_data(values, places)
+        ends = zip(1 - 2 * spread, 1 + 2 * spread, places, strict=True)
+        self.bands[name].set_segments([[(low, y), (high, y)] for low, high, y in ends if np.isfinite(high)])
 
     def line(self, module, rows):
         """The numbers of a module in words."""

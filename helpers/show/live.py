@@ -5,7 +5,7 @@ import seaborn as sns
 from matplotlib.colors import Normalize
 
 from helpers.show import maps
-from helpers.show.phi import DPI, Figure
+from helpers.show.figures import DPI, Figure
 
 BINS = 50
 

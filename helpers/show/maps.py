@@ -3,7 +3,7 @@
 import numpy as np
 import seaborn as sns
 
-from helpers.show.phi import Figure, set_title
+from helpers.show.figures import finished, subplots, titled
 from helpers.values import Nothing
 
 
@@ -12,17 +12,13 @@ def accuracy_dots(table, title):
 
     table: DataFrame with columns classifier, split, accuracy.
     """
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.subplots()
-    sns.stripplot(
-        table, x="accuracy", y="classifier", hue="split", dodge=True, jitter=False, palette="colorblind", ax=axes
-    )
+    figure, axes = subplots((8, 3.6))
+    look = {"hue": "split", "dodge": True, "jitter": False, "palette": "colorblind"}
+    sns.stripplot(table, x="accuracy", y="classifier", **look, ax=axes)
     axes.set(xlabel="accuracy over five folds", ylabel="")
     axes.grid(axis="x", color="0.9")
     axes.legend(title="", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def rows_of_two(maps, title, bar_label, colours="inferno", high=0.0, names=range(10)):
@@ -32,16 +28,14 @@ def rows_of_two(maps, title, bar_label, colours="inferno", high=0.0, names=range
     """
     rows = len(maps) // 2
     side = 1.5
-    figure = Figure(figsize=(1.4 + 2 * side, side * rows), layout="constrained")
-    every_axes = figure.subplots(rows, 2)
+    figure, every_axes = subplots((1.4 + 2 * side, side * rows), rows, 2)
     for axes, panel, name in zip(every_axes.flat, maps, names, strict=True):
         image = axes.imshow(panel, cmap=colours, vmin=0, vmax=high or maps.max(), interpolation="nearest")
         axes.set_title(str(name), fontsize="medium")
         number_cells(axes, panel.shape)
     bar = figure.colorbar(image, ax=every_axes, extend=_extend(maps.max(), high), fraction=0.05, aspect=8 * rows)
     bar.set_label(bar_label)
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 def comparison(one, other, half_widths, names, title, colours="inferno", high=0.0):
@@ -51,8 +45,8 @@ def comparison(one, other, half_widths, names, title, colours="inferno", high=0.
     names: of the two conditions. high: the top of the first scale; 0: the largest value.
     """
     rows, columns = one[0].shape
-    figure = Figure(figsize=(7.4, 1.6 + 6 * 1.2 * max(rows / columns, 0.7)), layout="constrained")
-    halves = figure.subplots(7, 5, height_ratios=[1, 1, 1, 0.15, 1, 1, 1])
+    size = 7.4, 1.6 + 6 * 1.2 * max(rows / columns, 0.7)
+    figure, halves = subplots(size, 7, 5, height_ratios=[1, 1, 1, 0.15, 1, 1, 1])
     for gap in halves[3]:
         gap.remove()
     every_axes = halves[[0, 1, 2, 4, 5, 6]]
@@ -76,8 +70,7 @@ def comparison(one, other, half_widths, names, title, colours="inferno", high=0.
     bar = figure.colorbar(change, ax=every_axes[:, 3:], **bars)
     bar.set_label("difference of shares")
     bar.ax.locator_params(nbins=5)
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 def colour_readings(table, chance, bar, error, title):
@@ -86,8 +79,7 @@ def colour_readings(table, chance, bar, error, title):
     table: DataFrame with columns panel, i, read and limit ("at most" or "at least": an arrow; NaN). chance: columns i,
     mean, low, high. bar: ends of the colour bar. error: what a reading may be off by.
     """
-    figure = Figure(figsize=(7.5, 4), layout="constrained")
-    axes, (low, high) = figure.subplots(), bar
+    (figure, axes), (low, high) = subplots((7.5, 4)), bar
     axes.axhspan(0, low, color="0.93", label="black in the figure")
     axes.axhline(high, color="0.4", linewidth=0.8, linestyle="--", label="white in the figure")
     axes.fill_between(chance["i"], chance["low"], chance["high"], color="0.75", label="99 % of chance")
@@ -98,9 +90,7 @@ def colour_readings(table, chance, bar, error, title):
         axes.errorbar(own["i"] + 8 * n, own["read"], error, **ends, **look)  # beside each other
     axes.set(xlabel="$i$", ylabel=r"$\phi$ as read", xticks=chance["i"], ylim=(0, high + 0.02))
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def reading_intervals(table, title):
@@ -108,8 +98,8 @@ def reading_intervals(table, title):
 
     table: DataFrame with columns reader, digit, says, ratio, low, high, holds, ink; the last two True, False or None.
     """
-    figure = Figure(figsize=(10, 1.6 + 0.27 * len(table)), layout="constrained")
-    axes, blue, orange = figure.subplots(), *sns.color_palette("colorblind", 2)
+    figure, axes = subplots((10, 1.6 + 0.27 * len(table)))
+    blue, orange = sns.color_palette("colorblind", 2)
     looks = {True: ("o", blue, "holds"), False: ("X", orange, "does not hold"), None: ("d", "0.55", "undecided")}
     place = np.arange(len(table)) + 0.7 * (table["reader"] != table["reader"].iloc[0])
     axes.axvline(1, color="0.4", linewidth=0.8)
@@ -128,9 +118,7 @@ def reading_intervals(table, title):
     axes.minorticks_off()
     axes.grid(axis="y", color="0.93")
     figure.legend(frameon=False, ncols=3, loc="outside lower center")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def contested(maps, title, bar_label, colours="inferno"):
@@ -138,8 +126,7 @@ def contested(maps, title, bar_label, colours="inferno"):
 
     maps: {grid: {digit: [rows, columns]}}, non-negative.
     """
-    figure = Figure(figsize=(8.5, 4.6), layout="constrained")
-    every_axes = figure.subplots(len(maps), len(next(iter(maps.values()))))
+    figure, every_axes = subplots((8.5, 4.6), len(maps), len(next(iter(maps.values()))))
     high = max(panel.max() for row in maps.values() for panel in row.values())
     for row, (grid, panels) in zip(every_axes, maps.items(), strict=True):
         for axes, (digit, panel) in zip(row, panels.items(), strict=True):
@@ -148,8 +135,7 @@ def contested(maps, title, bar_label, colours="inferno"):
             number_cells(axes, panel.shape)
         row[0].set_ylabel(grid)
     figure.colorbar(image, ax=every_axes, fraction=0.03).set_label(bar_label)
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 def confusion(counts, title):
@@ -163,8 +149,7 @@ def confusion(counts, title):
         return Nothing("every digit is read right")
     shown = np.ix_(digits, digits)
     counts, errors, most = counts[shown], errors[shown], max(errors.max(), 5)
-    figure = Figure(figsize=(2.6 + 0.3 * len(digits), 2 + 0.3 * len(digits)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((2.6 + 0.3 * len(digits), 2 + 0.3 * len(digits)))
     axes.imshow(errors, cmap="rocket_r", vmin=0, vmax=most)
     for label, answer in np.argwhere(counts):
         right = label == answer
@@ -173,20 +158,17 @@ def confusion(counts, title):
     axes.set_xticks(range(len(digits)), digits)
     axes.set_yticks(range(len(digits)), digits)
     axes.set(xlabel="answer", ylabel="label")
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 def worst_errors(images, labels, answers, probabilities, title):
     """The images whose label got the least probability, worst first: [n, h, w], with label, answer and probability."""
-    figure = Figure(figsize=(9, 2.1), layout="constrained")
-    every_axes = np.atleast_1d(figure.subplots(1, len(images)))
-    for axes, image, *words in zip(every_axes, images, labels, answers, probabilities, strict=True):
+    figure, every_axes = subplots((9, 2.1), 1, len(images), squeeze=False)
+    for axes, image, *words in zip(every_axes[0], images, labels, answers, probabilities, strict=True):
         axes.imshow(image, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.set_title("{} read as {}\np = {:.3f}".format(*words), fontsize="small")
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 def similarity_dots(table, title):
@@ -194,27 +176,15 @@ def similarity_dots(table, title):
 
     table: DataFrame with columns method, with, signed, absolute; `with` names what the maps are compared with.
     """
-    figure = Figure(figsize=(9.5, 1.4 + 0.45 * table["method"].nunique()), layout="constrained")
-    every_axes = figure.subplots(1, 2, sharey=True)
+    figure, every_axes = subplots((9.5, 1.4 + 0.45 * table["method"].nunique()), 1, 2, sharey=True)
     for axes, kind in zip(every_axes, ("signed", "absolute"), strict=True):
-        sns.stripplot(
-            table,
-            x=kind,
-            y="method",
-            hue="with",
-            jitter=False,
-            size=7,
-            palette="colorblind",
-            legend=axes is every_axes[1],
-            ax=axes,
-        )
+        look = {"hue": "with", "jitter": False, "size": 7, "palette": "colorblind", "legend": axes is every_axes[1]}
+        sns.stripplot(table, x=kind, y="method", **look, ax=axes)
         axes.axvline(0, color="0.4", linewidth=0.8)
         axes.grid(axis="y", color="0.9")
         axes.set(xlabel="mean rank correlation", ylabel="", title=f"{kind} maps", xlim=(-0.35, 1))
     every_axes[1].legend(title="compared with", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def null_dots(agreement, null, title):
@@ -222,8 +192,7 @@ def null_dots(agreement, null, title):
 
     agreement: [10]. null: [N, 10].
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((8, 4))
     copies, digits = np.indices(null.shape)
     place = digits + 0.5 * (copies / max(len(null) - 1, 1) - 0.5)
     axes.plot(place.ravel(), null.ravel(), "o", color="0.7", markersize=2, label=f"{len(null)} randomised copies")
@@ -231,9 +200,7 @@ def null_dots(agreement, null, title):
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.set(xticks=range(10), xlabel="digit", ylabel="rank correlation with other\ntrained networks' maps")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def replacement_curves(curves, title):
@@ -241,8 +208,7 @@ def replacement_curves(curves, title):
 
     curves: {panel title: {order: curves [n, steps + 1]}}; panels stand in rows of two.
     """
-    figure = Figure(figsize=(9.5, 1.8 + 1.6 * len(curves)), layout="constrained")
-    every_axes = figure.subplots(-(-len(curves) // 2), 2, sharey=True, squeeze=False)
+    figure, every_axes = subplots((9.5, 1.8 + 1.6 * len(curves)), -(-len(curves) // 2), 2, sharey=True, squeeze=False)
     for axes, (name, orders) in zip(every_axes.flat, curves.items(), strict=True):
         for colour, (order, values) in zip(sns.color_palette("colorblind"), orders.items(), strict=False):
             share = np.linspace(0, 1, values.shape[1])
@@ -253,9 +219,7 @@ def replacement_curves(curves, title):
         axes.legend(frameon=False, fontsize="small", title="order (area)")
     for axes in every_axes[:, 0]:
         axes.set_ylabel("probability of the target")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def numbers(table, title, label, low=None, high=None, decimals=2):
@@ -264,8 +228,7 @@ def numbers(table, title, label, low=None, high=None, decimals=2):
     table: DataFrame [rows, columns] of numbers. label: what they are. low, high: ends of the colours.
     """
     rows, columns = table.shape
-    figure = Figure(figsize=(3.4 + 0.95 * columns, 1.7 + 0.36 * rows), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((3.4 + 0.95 * columns, 1.7 + 0.36 * rows))
     look = {"cmap": "viridis", "vmin": low, "vmax": high, "fmt": f".{decimals}f", "cbar_kws": {"label": label}}
     sns.heatmap(table, mask=table.isna(), annot=True, ax=axes, linewidths=0.5, annot_kws={"fontsize": "small"}, **look)
     for row, column in np.argwhere(table.isna().to_numpy()):  # which seaborn leaves empty
@@ -273,8 +236,7 @@ def numbers(table, title, label, low=None, high=None, decimals=2):
     axes.set(xlabel="", ylabel="")
     axes.set_yticks(np.arange(rows) + 0.5, table.index, rotation=0)
     axes.set_xticks(np.arange(columns) + 0.5, table.columns, rotation=25, ha="right")
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 def layer_curves(table, title):
@@ -282,8 +244,7 @@ def layer_curves(table, title):
 
     table: DataFrame with columns randomised, how, layer, signed, absolute, and the last two with ± for their bars.
     """
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    every_axes = figure.subplots(1, 2, sharey=True)
+    figure, every_axes = subplots((9.5, 3.8), 1, 2, sharey=True)
     for axes, (how, part) in zip(every_axes, table.groupby("how", sort=False), strict=True):
         for colour, kind in zip(sns.color_palette("colorblind"), ("signed", "absolute"), strict=False):
             spread = {"yerr": part[f"{kind} ±"], "capsize": 2, "color": colour, "label": f"{kind} maps"}
@@ -297,9 +258,7 @@ def layer_curves(table, title):
         axes.set_xlabel("layer randomised, the output first")
     every_axes[0].set_ylabel("rank correlation with\nthe trained network's maps")
     every_axes[1].legend(frameon=False)
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def number_cells(axes, shape, **labels):

@@ -4,10 +4,10 @@ import numpy as np
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from helpers.show.phi import Figure, set_title, value_range
-from helpers.show.scales import (
+from helpers.show.figures import (
     below,
     ending,
+    finished,
     folded,
     grey_line,
     logarithmic,
@@ -16,7 +16,9 @@ from helpers.show.scales import (
     over_decades,
     pair_name,
     plain,
+    subplots,
     sure_dots,
+    value_range,
 )
 from helpers.values import passing
 
@@ -40,8 +42,7 @@ def interference_panels(interference, title, n=24):
     rows = rows.assign(**{f"{side}_ratio": rows[side] / rows[f"{side}_chance"] for side in sides})
     medians = rows.groupby("pair", sort=False)[[f"{side}_ratio" for side in sides]].median()
     shown = medians.index if len(medians) <= n else medians.max(axis=1).nlargest(n).index
-    figure = Figure(figsize=(8.4, 1.6 + 0.34 * len(shown)), layout="constrained")
-    every_axes = figure.subplots(1, 2, sharey=True, sharex=True)
+    figure, every_axes = subplots((8.4, 1.6 + 0.34 * len(shown)), 1, 2, sharey=True, sharex=True)
     every = rows.loc[rows["pair"].isin(shown), [f"{side}_ratio" for side in sides]].to_numpy(float)
     blue = sns.color_palette("colorblind")[0]
     for axes, side in zip(every_axes, sides, strict=True):
@@ -60,9 +61,7 @@ def interference_panels(interference, title, n=24):
     if len(shown) < len(medians):
         said.append(Line2D([], [], linestyle="", label=f"{n} of {len(medians)}, with the greatest medians"))
     below(figure, sure_dots(blue) + said)
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 @passing
@@ -75,8 +74,8 @@ def verdicts(by_pair, title, n=30):
     shown = by_pair
     if len(by_pair) > n:
         shown = by_pair.loc[(by_pair["against"] + by_pair["share_a_place"]).nlargest(n).index]
-    figure = Figure(figsize=(7.6, 1.5 + 0.32 * len(shown)), layout="constrained")
-    axes, most = figure.subplots(), max(1, shown[list(VERDICTS)].sum(axis=1).max())
+    figure, axes = subplots((7.6, 1.5 + 0.32 * len(shown)))
+    most = max(1, shown[list(VERDICTS)].sum(axis=1).max())
     left, narrow, said = np.zeros(len(shown)), [[] for _ in range(len(shown))], []
     for column, (words, colour, hatch) in VERDICTS.items():
         counts = shown[column].to_numpy(float)
@@ -102,9 +101,7 @@ def verdicts(by_pair, title, n=30):
     if len(shown) < len(by_pair):
         said.append(Line2D([], [], linestyle="", label=f"{n} of {len(by_pair)} pairs: most of the last two"))
     below(figure, said)
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 @passing
@@ -117,8 +114,7 @@ def kept(kept, title):
     methods, styles = kept["method"].unique(), looks(kept["adapter"].unique())
     measures = {"along": r"kept of $\Delta W$ along itself", "off": r"the rest of the merge / $\Vert\Delta W\Vert_F$"}
     size = 1.6 + 2.3 * len(methods), 1.6 + 2 * (0.75 + 0.3 * len(styles))
-    figure = Figure(figsize=size, layout="constrained")
-    every_axes = figure.subplots(2, len(methods), squeeze=False, sharex="row", sharey=True)
+    figure, every_axes = subplots(size, 2, len(methods), squeeze=False, sharex="row", sharey=True)
     for line, (column, label) in zip(every_axes, measures.items(), strict=True):
         for axes, method in zip(line, methods, strict=True):
             axes.axvline(float(column == "along"), color="0.4", linewidth=1)
@@ -142,9 +138,7 @@ def kept(kept, title):
     dot = Line2D([], [], color="0.3", marker="o", linestyle="", markersize=3, label="a module")
     independent = Line2D([], [], color="0.8", linewidth=6, label="what independent ones would give")
     below(figure, [dot, _median(), independent, grey_line("the ideal: all of it and nothing else")])
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 @passing
@@ -159,8 +153,8 @@ def merge_accuracy(measured, title):
     known = {"alone": {"marker": "D", "markersize": 6, "label": "the adapter alone", **grey}}
     if "before" in measured:
         known["before"] = {"marker": "|", "markersize": 9, "label": "without adapter", **grey}
-    figure = Figure(figsize=(8.6, 1.5 + 0.36 * len(places)), layout="constrained")
-    axes, bars = figure.subplots(), {"linewidth": 1.0, "alpha": 0.6}
+    figure, axes = subplots((8.6, 1.5 + 0.36 * len(places)))
+    bars = {"linewidth": 1.0, "alpha": 0.6}
     beside = dict(zip(styles, np.linspace(-0.24, 0.24, len(styles)) * (len(styles) > 1), strict=True))
     for (*pair, task), rows in measured.groupby(["one", "other", "task"], sort=False):
         place = places.index((*pair, task))
@@ -181,9 +175,7 @@ def merge_accuracy(measured, title):
     if "texts" in measured:
         said.append(Line2D([], [], color="0.4", label="± 2 standard errors", **bars))
     below(figure, said)
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def _strip(axes, place, values, colour, marker, sure=None):

@@ -7,8 +7,9 @@ from matplotlib.lines import Line2D
 
 from helpers.parameters import BadParameter
 from helpers.show import words
-from helpers.show.phi import DPI, Figure, value_range
-from helpers.show.scales import (
+from helpers.show.figures import (
+    DPI,
+    Figure,
     ending,
     grey_line,
     legend,
@@ -18,48 +19,62 @@ from helpers.show.scales import (
     plain,
     some,
     sure_dots,
+    value_range,
 )
 from helpers.weights.modules import short_name
 
 ENDS = "output", "input"
 
 
-class PairCard:
-    """Of a pair at one module: its cosine beside other layers', what one writes into the other, what a merge keeps.
+class PairCards:
+    """The explorer of notebook 06: a pair's cosine by layer, what one writes into the other, what a merge keeps.
 
-    layers: numbers of all. cosines, ratios (shares over chance), kept: all values, which fix the scales, so that a step
-    changes none. methods: of merging. many: adapters that the merge is of.
+    together: a `subspaces.AdaptersTogether`. The card is laid out once; all values fix its scales, so that a step
+    changes none. There is none where no cosine is `known`.
     """
 
-    def __init__(self, layers, cosines, ratios, kept, methods, many):
+    def __init__(self, together):
+        self.pairs = together.pairs.assign(sure=together.pairs["cosine_p_holm"] < 0.05)
+        self.names = list(dict.fromkeys(zip(self.pairs["one"], self.pairs["other"], strict=True)))
+        self.at = _by(self.pairs, "layer", "projection", "one", "other")
+        self.into = _by(together.interference, "module", "one", "other")
+        self.kept = _by(together.kept, "module", "method", "adapter")
+        self.of_kind = {
+            kind: rows.sort_values("layer") for kind, rows in self.pairs.groupby(["projection", "one", "other"])
+        }
+        self.methods = list(dict.fromkeys(method for _, method, _ in self.kept))
+        known = self.pairs.dropna(subset="cosine")
+        self.known = len(known)
+        if self.known:
+            self._lay_out(together.layers, len(together.labels))
+            self._scale(known["cosine"])
+            most = known.loc[known["cosine"].abs().idxmax()]
+            pair = most["one"], most["other"]
+            self.start = {"layer": most["layer"], "projection": most["projection"], "pair": pair}
+
+    def _lay_out(self, layers, many):
         self.figure = Figure(figsize=(9.8, 4), dpi=DPI)
         sides = {"left": 0.065, "right": 0.985, "bottom": 0.29, "top": 0.82}
         grid = self.figure.add_gridspec(1, 3, width_ratios=[1.25, 1, 0.9], wspace=0.33, **sides)
-        self.cosines, self.shares, self.kept = (self.figure.add_subplot(cell) for cell in grid)
+        self.cosines, self.shares, self.keeping = (self.figure.add_subplot(cell) for cell in grid)
         blue, orange, *_ = sns.color_palette("colorblind")
         self.band = self.cosines.add_collection(LineCollection([], color="0.8", linewidth=4, animated=True))
         self.here = self.cosines.axvline(layers[0], color=orange, linewidth=4, alpha=0.35, animated=True)
-        self.line, self.sure = self._dots(self.cosines, blue, linewidth=0.8, linestyle="-")
+        self.curve, self.sure = self._dots(self.cosines, blue, linewidth=0.8, linestyle="-")
         self.share_dots, self.sure_shares = self._dots(self.shares, blue)
-        self.expected = self.kept.plot([], [], "|", color="0.6", markersize=11, markeredgewidth=4, animated=True)[0]
-        self.kept_dots = self.kept.plot([], [], "o", color=blue, markersize=6, animated=True)[0]
+        bar = {"color": "0.6", "marker": "|", "linestyle": "", "markersize": 11, "markeredgewidth": 4}
+        self.expected = self.keeping.plot([], [], **bar, animated=True)[0]
+        self.kept_dots = self.keeping.plot([], [], "o", color=blue, markersize=6, animated=True)[0]
         grey = {"color": "0.4", "linewidth": 0.8}
         self.cosines.axhline(0, **grey)
-        low, high = value_range([cosines, [0.0]])
-        edge = 0.06 * (high - low) or 0.1
-        self.cosines.set(title=r"cosine of the two $\Delta W$", xlabel="layer", ylim=(low - edge, high + edge))
-        self.cosines.set(xlim=(layers[0] - 0.6, layers[-1] + 0.6), xticks=[layers[n] for n in some(len(layers), 8)])
         self.shares.axvline(1, **grey)
-        if over_decades(ratios[ratios > 0]):
-            logarithmic(self.shares, "x", np.append(ratios, 1.0))
-        else:
-            self.shares.set_xlim(0, 1.06 * max(1.0, value_range([ratios])[1]))
+        self.keeping.axvline(1, **grey)
+        self.cosines.set(title=r"cosine of the two $\Delta W$", xlabel="layer")
+        self.cosines.set(xlim=(layers[0] - 0.6, layers[-1] + 0.6), xticks=[layers[n] for n in some(len(layers), 8)])
         self.shares.set(title="one's action in the other's directions", xlabel="share / chance")
-        self.kept.axvline(1, **grey)
-        low, high = value_range([kept, [0.0, 1.0]])
-        self.kept.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        self.kept.set(title=f"what a merge of all {many} keeps", xlabel=r"along $\Delta W$ itself (1: all)")
-        self.headings = [*self._rows(self.shares, ENDS), *self._rows(self.kept, [*map(method_name, methods)])]
+        self.keeping.set(title=f"what a merge of all {many} keeps", xlabel=r"along $\Delta W$ itself (1: all)")
+        methods = [*map(method_name, self.methods)]
+        self.headings = [*self._rows(self.shares, ENDS), *self._rows(self.keeping, methods)]
         self.title = self.figure.text(0.5, 0.975, "", ha="center", va="top", fontsize="large", animated=True)
         self.title.set_parse_math(False)
         said = [
@@ -67,9 +82,8 @@ class PairCard:
             Line2D([], [], color="0.8", linewidth=4, label="chance, ± 2 standard deviations"),
             Line2D([], [], color=orange, linewidth=4, alpha=0.35, label="this layer"),
             grey_line("chance; of a merge: all of it"),
-            Line2D([], [], color="0.6", marker="|", linestyle="", markersize=11, markeredgewidth=4),
+            Line2D([], [], **bar, label="what independent ones would keep"),
         ]
-        said[-1].set_label("what independent ones would keep")
         legend(self.figure, said, ncols=3, loc="lower center")
         sns.despine(self.figure)
 
@@ -89,56 +103,17 @@ class PairCard:
         look["bbox"] = {"color": "white", "pad": 0.5, "linewidth": 0}
         return [axes.text(0.02, place, "", **look) for place in (0, step)]
 
-    def show(self, cosines, layer, shares, kept, names, title):
-        """Change the card, and return its figure.
-
-        cosines: columns layer, cosine, cosine_sd and sure. shares: [4] (over chance, whether sure), of one into the
-        other output and input, then back. kept: [2 × methods] (what is kept, what independent ones would keep). names:
-        of the pair.
-        """
-        self.line.set_data(cosines["layer"], cosines["cosine"])
-        self.sure.set_data(*cosines.loc[cosines["sure"], ["layer", "cosine"]].to_numpy().T)
-        ends = zip(cosines["layer"], 2 * cosines["cosine_sd"], strict=True)
-        self.band.set_segments([[(at, -half), (at, half)] for at, half in ends if np.isfinite(half)])
-        self.here.set_xdata([layer, layer])
-        (ratios, sure), places = map(np.array, zip(*shares, strict=True)), np.array([1, 2, 4, 5])
-        self.share_dots.set_data(ratios, places)
-        self.sure_shares.set_data(ratios[sure], places[sure])
-        rows = self.kept.get_yticks()
-        self.kept_dots.set_data([each for each, _ in kept], rows)
-        self.expected.set_data([each for _, each in kept], rows)
-        names = [plain(ending(name, 15)) for name in names]
-        there, back = f"{names[0]} into {names[1]}", f"{names[1]} into {names[0]}"
-        headings = there, back, *(f"of {name}" for name in names)
-        for text, heading in zip(self.headings, headings, strict=True):
-            text.set_text(heading)
-        self.title.set_text(title)
-        return self.figure
-
-
-class PairCards:
-    """What the explorer of notebook 06 shows at each position. together: a `subspaces.AdaptersTogether`."""
-
-    def __init__(self, together):
-        self.pairs = together.pairs.assign(sure=together.pairs["cosine_p_holm"] < 0.05)
-        self.names = list(dict.fromkeys(zip(self.pairs["one"], self.pairs["other"], strict=True)))
-        self.at = _by(self.pairs, "layer", "projection", "one", "other")
-        self.into = _by(together.interference, "module", "one", "other")
-        self.kept = _by(together.kept, "module", "method", "adapter")
-        self.of_kind = {
-            kind: rows.sort_values("layer") for kind, rows in self.pairs.groupby(["projection", "one", "other"])
-        }
-        self.methods = list(dict.fromkeys(method for _, method, _ in self.kept))
-        known = self.pairs.dropna(subset="cosine")
-        self.known = len(known)
-        if not self.known:
-            return
+    def _scale(self, cosines):
+        low, high = value_range([cosines, [0.0]])
+        edge = 0.06 * (high - low) or 0.1
+        self.cosines.set_ylim(low - edge, high + edge)
         ratios = np.array([_over_chance(row, end)[0] for row in self.into.values() for end in ENDS])
-        along = np.array([row.along for row in self.kept.values()])
-        values = known["cosine"], ratios, along
-        self.card = PairCard(together.layers, *values, self.methods, len(together.labels))
-        most = known.loc[known["cosine"].abs().idxmax()]
-        self.start = {"layer": most["layer"], "projection": most["projection"], "pair": (most["one"], most["other"])}
+        if over_decades(ratios[ratios > 0]):
+            logarithmic(self.shares, "x", np.append(ratios, 1.0))
+        else:
+            self.shares.set_xlim(0, 1.06 * max(1.0, value_range([ratios])[1]))
+        low, high = value_range([[row.along for row in self.kept.values()], [0.0, 1.0]])
+        self.keeping.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
     def draw(self, layer, projection, pair):
         """The card, its line of numbers, and no cells. Raises BadParameter where there is nothing to show."""
@@ -149,15 +124,29 @@ class PairCards:
             raise BadParameter(f"{row.module}: {row.why or 'the cosine is not known'}")
         into = [self.into.get((row.module, *names)) for names in (pair, pair[::-1])]
         kept = [self.kept.get((row.module, method, name)) for name in pair for method in self.methods]
-        figure = self.card.show(
-            self.of_kind[projection, *pair],
-            layer,
-            [_over_chance(each, end) for each in into for end in ENDS],
-            [[np.nan, np.nan] if each is None else [each.along, each.along_independent] for each in kept],
-            pair,
-            f"{short_name(row.module)}, layer {layer}: {' and '.join(ending(name, 26) for name in pair)}",
-        )
-        return figure, self.line(row, into, kept), None
+        self._show(self.of_kind[projection, *pair], into, kept)
+        self.here.set_xdata([layer, layer])
+        names = [plain(ending(name, 15)) for name in pair]
+        headings = " into ".join(names), " into ".join(names[::-1]), *(f"of {name}" for name in names)
+        for text, heading in zip(self.headings, headings, strict=True):
+            text.set_text(heading)
+        told = " and ".join(ending(name, 26) for name in pair)
+        self.title.set_text(f"{short_name(row.module)}, layer {layer}: {told}")
+        return self.figure, self.line(row, into, kept), None
+
+    def _show(self, cosines, into, kept):
+        """Change what the card shows. cosines: rows of all layers. into, kept: rows of this one, None where unknown."""
+        self.curve.set_data(cosines["layer"], cosines["cosine"])
+        self.sure.set_data(*cosines.loc[cosines["sure"], ["layer", "cosine"]].to_numpy().T)
+        ends = zip(cosines["layer"], 2 * cosines["cosine_sd"], strict=True)
+        self.band.set_segments([[(at, -half), (at, half)] for at, half in ends if np.isfinite(half)])
+        shares = [_over_chance(each, end) for each in into for end in ENDS]
+        (ratios, sure), places = map(np.array, zip(*shares, strict=True)), self.shares.get_yticks()
+        self.share_dots.set_data(ratios, places)
+        self.sure_shares.set_data(ratios[sure], places[sure])
+        rows = self.keeping.get_yticks()
+        self.kept_dots.set_data([each.along if each else np.nan for each in kept], rows)
+        self.expected.set_data([each.along_independent if each else np.nan for each in kept], rows)
 
     def line(self, row, into, kept):
         """The numbers of a module and pair in words."""

@@ -1,40 +1,24 @@
 """Heatmaps of φ, and φ over layers: data → figures. Nothing is computed here beyond the layout."""
 
 import re
-import textwrap
-from functools import cache
 
-import matplotlib.figure
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import Normalize
 from matplotlib.transforms import blended_transform_factory
 
+from helpers.show.figures import DPI, Figure, finished, fitted, legend, subplots, value_range
 from helpers.show.words import p_value
 from helpers.subspaces.study import PRIME, adapter_names
 from helpers.values import passing
 from helpers.weights.modules import role
 
-DPI = 120
 QUANTITIES = {
     "phi": r"$\phi$: mean $\cos^2$ of the principal angles",
     "excess": r"$\phi$ − chance",
     "z": "$z$: standard deviations above chance",
 }
 LEAST_Z = 4  # a scale of z that ends lower would show noise in full colour
-
-
-class Figure(matplotlib.figure.Figure):
-    """A figure in the look of ours. The first sets it for the process: drawing, much later, asks for it as well."""
-
-    def __init__(self, *given, **named):
-        _set_look()
-        super().__init__(*given, **named)
-
-
-@cache
-def _set_look():
-    sns.set_theme(context="paper", style="ticks", font_scale=1.1)
 
 
 def phi_titles(module, factor, ranks):
@@ -166,7 +150,7 @@ class PhiRow:
             ring.set_data(([cell[1]], [cell[0]]) if has else ([], []))
         self.bar.set_label(QUANTITIES[quantity])
         self._mark_chance(chance if quantity == "phi" else None)
-        self.title.set_text(_folded(title, self.figure))
+        self.title.set_text(fitted(title, self.figure))
         return self.figure
 
     def _mark_chance(self, chance):
@@ -223,13 +207,8 @@ def headline(panels, title, first_i, colours, chance, curves, band):
         axes.set_xlim((i[0], i[-1]) if len(i) > 1 else None)
     row.below[0].set_ylabel(r"$\phi$ − chance")
     right = 1 - 1.28 / row.figure.get_figwidth()
-    row.figure.legend(
-        *row.below[0].get_legend_handles_labels(),
-        frameon=False,
-        fontsize="small",
-        loc="center left",
-        bbox_to_anchor=(right, 1.45 / row.figure.get_figheight()),
-    )
+    place = {"loc": "center left", "bbox_to_anchor": (right, 1.45 / row.figure.get_figheight())}
+    legend(row.figure, row.below[0].get_legend_handles_labels()[0], **place)
     for axes in row.below:
         sns.despine(ax=axes)
     return at_rest(row.figure)
@@ -258,8 +237,7 @@ def layer_panels(table, chance, band, title):
     """
     kinds, adapters = table["projection"].unique(), table["adapter"].unique()
     size = 1.2 + 2.1 * len(adapters), 0.9 + 1.9 * len(kinds)
-    figure = Figure(figsize=size, layout="constrained")
-    every_axes = figure.subplots(len(kinds), len(adapters), sharex=True, sharey=True, squeeze=False)
+    figure, every_axes = subplots(size, len(kinds), len(adapters), sharex=True, sharey=True, squeeze=False)
     colours = sns.color_palette("colorblind")
     for kind, row in zip(kinds, every_axes, strict=True):
         for adapter, axes in zip(adapters, row, strict=True):
@@ -268,19 +246,10 @@ def layer_panels(table, chance, band, title):
             axes.axhspan(*band, color="0.88", label="chance, one set in twenty beyond")
             axes.axhline(chance, color="0.4", linewidth=0.8)
             axes.vlines(at, part["untrained"], phi, color=colours[0], linewidth=0.8)
-            axes.plot(
-                at, part["untrained"], "o", color=colours[0], markersize=3, markerfacecolor="none", label="untrained"
-            )
+            hollow, ring = {"markersize": 3, "markerfacecolor": "none"}, {"markersize": 8, "markerfacecolor": "none"}
+            axes.plot(at, part["untrained"], "o", color=colours[0], **hollow, label="untrained")
             axes.plot(at, phi, "o", color=colours[0], markersize=4, label="trained")
-            axes.plot(
-                at[beyond],
-                phi[beyond],
-                "o",
-                color="black",
-                markersize=8,
-                markerfacecolor="none",
-                label="beyond chance (Holm)",
-            )
+            axes.plot(at[beyond], phi[beyond], "o", color="black", **ring, label="beyond chance (Holm)")
             axes.plot(at, part["elsewhere"], "_", color=colours[1], markersize=5, label="with the other layers' W")
     for adapter, axes in zip(adapters, every_axes[0], strict=True):
         axes.set_title(adapter, fontsize="medium")
@@ -289,33 +258,8 @@ def layer_panels(table, chance, band, title):
     layers = sorted(table["layer"].unique())
     for axes in every_axes[-1]:
         axes.set(xlabel="layer", xticks=layers[:: 1 + len(layers) // 8])
-    figure.legend(
-        *every_axes[0, 0].get_legend_handles_labels(),
-        frameon=False,
-        fontsize="small",
-        ncols=5,
-        loc="outside lower center",
-    )
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
-
-
-def set_title(figure, title):
-    """Give a figure its title, broken into lines that fit its width."""
-    figure.suptitle(_folded(title, figure), fontsize="large", parse_math=False)
-
-
-def _folded(title, figure):
-    kept = title.replace(" = ", "\u00a0=\u00a0")  # no line ends inside an equation
-    return textwrap.fill(kept, round(10 * figure.get_figwidth()))
-
-
-def value_range(grids):
-    """Least and greatest finite value of some arrays; (0, 0) if there is none."""
-    values = np.concatenate([np.ravel(grid) for grid in grids])
-    values = values[np.isfinite(values)]
-    return (values.min(), values.max()) if values.size else (0.0, 0.0)
+    legend(figure, every_axes[0, 0].get_legend_handles_labels()[0], ncols=5, loc="outside lower center")
+    return finished(figure, title)
 
 
 def number_axes(axes, first_i, rows, columns):

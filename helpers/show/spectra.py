@@ -3,8 +3,7 @@
 import numpy as np
 import seaborn as sns
 
-from helpers.show.phi import Figure, set_title
-from helpers.show.scales import folded, legend, logarithmic, wrapped
+from helpers.show.figures import finished, folded, legend, logarithmic, subplots, wrapped
 from helpers.show.words import number
 from helpers.subspaces.intruders import EPSILON
 from helpers.values import passing
@@ -39,7 +38,7 @@ def spectrum(spectra, weight_spectrum, random, k90, title):
     logarithmic(every_axes[0, 0], "y", np.concatenate([*spectra.values(), *bands, [norm]]) / norm)
     for axes in every_axes[:, 0]:
         axes.set_ylabel(r"singular value / $\Vert W\Vert_2$")
-    return _finished(figure, every_axes, len(spectra), title)
+    return _finished(figure, every_axes, title)
 
 
 @passing
@@ -68,25 +67,21 @@ def intruder_cosines(cosines, drawn, counts, title):
         axes.set_xticks(k[:: 1 + len(k) // 12])
     for axes in every_axes[:, 0]:
         axes.set_ylabel("largest |cosine| with\na left direction of $W$")
-    return _finished(figure, every_axes, len(cosines), title)
+    return _finished(figure, every_axes, title)
 
 
 def _panels(count):
-    """A figure and its axes [lines, across], of which the last may be spare."""
+    """A figure and its axes [lines, across], of which the last may be removed."""
     lines, across = wrapped(count, 4)
-    figure = Figure(figsize=(1 + across * (2.4 if across > 1 else 4), 1.1 + 2.6 * lines), layout="constrained")
-    return figure, figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True)
+    size = 1 + across * (2.4 if across > 1 else 4), 1.1 + 2.6 * lines
+    return subplots(size, lines, across, count=count, squeeze=False, sharex=True, sharey=True)
 
 
-def _finished(figure, every_axes, count, title):
-    """The figure without spare axes, with one legend of all that is in some panel, and a title."""
-    for axes in every_axes.flat[count:]:
-        axes.remove()
+def _finished(figure, every_axes, title):
+    """The figure with one legend of all that is in some panel, and a title."""
     handles = {}
     for axes in figure.axes:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     columns = (2, 3, 5, 5)[every_axes.shape[1] - 1]
     legend(figure, list(handles.values()), ncols=columns, loc="outside lower center")
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)

@@ -1,15 +1,27 @@
 """What several adapters of one model are to each other: tables → figures."""
 
 import numpy as np
-import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from helpers.show.atlas import HATCH, SLANTED
-from helpers.show.phi import Figure, set_title, value_range
-from helpers.show.scales import below, ending, folded, looks, pair_name, plain, some, sure_dots, wrapped
+from helpers.show.figures import (
+    below,
+    ending,
+    finished,
+    folded,
+    looks,
+    pair_name,
+    plain,
+    some,
+    subplots,
+    sure_dots,
+    titled,
+    value_range,
+    wrapped,
+)
 from helpers.show.words import number
 from helpers.values import Nothing, passing
 
@@ -33,8 +45,7 @@ def agreement(matrix, title, chance=None):
     spreads = value_range([[] if chance is None else chance])
     half = max(-ends[0], ends[1], LEAST_SPREADS * spreads[0]) or 1.0
     side = np.clip(0.62 * many, 1.9, 7.4)
-    figure = Figure(figsize=(side + 3.4, side + 2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((side + 3.4, side + 2))
     axes.patch.set(**HATCH)
     image = axes.imshow(values, cmap="vlag", vmin=-half, vmax=half, interpolation="nearest")
     for place in range(many):
@@ -61,8 +72,7 @@ def agreement(matrix, title, chance=None):
     if np.isnan(values).sum() > many:
         said.append(Patch(**HATCH, label="no value"))
     below(figure, said)
-    set_title(figure, title)
-    return figure
+    return titled(figure, title)
 
 
 @passing
@@ -74,8 +84,7 @@ def adapter_map(map, error, title):
     placed = map[np.isfinite(map[["x", "y"]]).all(axis=1)]
     if placed.empty:
         return Nothing("no adapter has a place in the plane")
-    figure = Figure(figsize=(6.4, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots((6.4, 5))
     for name, look in looks(map.index).items():
         if name in placed.index:
             axes.plot(*placed.loc[name, ["x", "y"]], linestyle="", markersize=7, label=str(name), **look)
@@ -87,8 +96,7 @@ def adapter_map(map, error, title):
     axes.set_xlabel(told)
     axes.grid(color="0.93")
     axes.set_axisbelow(True)
-    set_title(figure, title)
-    sns.despine(figure)
+    finished(figure, title)
     figure.draw_without_rendering()
     _name_dots(axes)
     return figure
@@ -116,9 +124,8 @@ def pairs_by_layer(pairs, column, title, label, chance="", spread="", p=""):
     said += [Patch(label=f"chance of {pair_name(pair, ' · ')}", **look) for (pair, *_), look in [*bands.items()][1:]]
     kinds, layers = rows["projection"].unique(), sorted(rows["layer"].unique())
     lines, across = wrapped(len(kinds), 3)
-    width = 0.7 + 3.3 * across if across > 1 else 6.4
-    figure = Figure(figsize=(width, 1.3 + 2.3 * lines + 0.2 * len(styles)), layout="constrained")
-    every_axes = figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True)
+    size = 0.7 + 3.3 * across if across > 1 else 6.4, 1.3 + 2.3 * lines + 0.2 * len(styles)
+    figure, every_axes = subplots(size, lines, across, count=len(kinds), squeeze=False, sharex=True, sharey=True)
     for axes, kind in zip(every_axes.flat, kinds, strict=False):
         here = rows[rows["projection"] == kind].sort_values("layer")
         for of, look in bands.items():
@@ -138,12 +145,8 @@ def pairs_by_layer(pairs, column, title, label, chance="", spread="", p=""):
     every_axes[0, 0].set_xticks([layers[place] for place in some(len(layers), 8)])
     for axes in every_axes[:, 0]:
         axes.set_ylabel(label)
-    for axes in every_axes.flat[len(kinds) :]:
-        axes.remove()
     below(figure, said + sure_dots() * bool(p))
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 @passing
@@ -163,9 +166,9 @@ def drift(drift, title):
         r"$\Vert\Delta W\Vert_F$ / that of the end": {"relative": r"norm of $\Delta W$"},
         "kept of the untrained A": {"kept_a": r"$\phi$ with the untrained A"},
     }
-    figure = Figure(figsize=(8.4, 3.5), layout="constrained")
+    figure, every_axes = subplots((8.4, 3.5), 1, 3)
     styles, said = iter(looks(range(5)).values()), {}
-    for axes, (label, lines) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    for axes, (label, lines) in zip(every_axes, panels.items(), strict=True):
         for column, words in lines.items():
             low, middle, high = (table[column].agg(how).to_numpy(float) for how in ("min", "median", "max"))
             look = next(styles)
@@ -189,9 +192,7 @@ def drift(drift, title):
         axes.set_xlim(-0.3, len(names) - 0.7)
     shade = [Patch(color="0.85", linewidth=0, label="least to greatest module")] * shaded
     below(figure, [*said.values(), *shade])
-    set_title(figure, title)
-    sns.despine(figure)
-    return figure
+    return finished(figure, title)
 
 
 def _chances(rows, styles):

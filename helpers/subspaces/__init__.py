@@ -1,7 +1,7 @@
 """The arithmetic of directions: how much subspaces share, and what chance would have given. Knows arrays.
 
-`inputs`, `study`, `layers`, the atlas (`measured`, `atlas`, `model_atlas`) and adapters together (`paired`, `gathered`,
-`together`) alone ask `weights` for matrices.
+`inputs`, `study`, `between`, `layers`, the atlas (`measured`, `atlas`, `model_atlas`) and adapters together (`paired`,
+`gathered`, `together`) alone ask `weights` for matrices.
 """
 
 from helpers.subspaces.agreement import Interference, cosine, interference
@@ -12,7 +12,6 @@ from helpers.subspaces.directions import (
     low_rank_directions,
     top_directions,
 )
-from helpers.subspaces.inputs import random_adapter
 from helpers.subspaces.intruders import Intruders, intruders
 from helpers.subspaces.model_atlas import ModelAtlas
 from helpers.subspaces.similarity import (
@@ -24,7 +23,7 @@ from helpers.subspaces.similarity import (
     phi,
     similarity_grid,
 )
-from helpers.subspaces.spectra import RankUse, energy, random_rank_use, rank_use
+from helpers.subspaces.spectra import RankUse, energy, rank_use
 from helpers.subspaces.study import Similarity, adapter_names
 from helpers.subspaces.together import AdaptersTogether
 
@@ -50,8 +49,6 @@ __all__ = [
     "intruders",
     "low_rank_directions",
     "phi",
-    "random_adapter",
-    "random_rank_use",
     "rank_use",
     "similarity_grid",
     "top_directions",

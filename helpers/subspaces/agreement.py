@@ -14,8 +14,8 @@ from scipy import special
 
 from helpers.subspaces.arrays import checked_matrix
 from helpers.subspaces.directions import Decomposition, Dense, LowRank, Update, decompose_update
-from helpers.subspaces.haar import overlaps
-from helpers.subspaces.spectra import energy_tail
+from helpers.subspaces.haar import random_overlaps
+from helpers.subspaces.spectra import energy_tail, falling, shares
 from helpers.values import passing
 
 VERDICTS = ("apart", "agree", "against", "share a place")
@@ -29,6 +29,7 @@ POINTS = 193  # of the sum that stands for an integral
 FORGOTTEN = 30.0  # natural logarithms below its greatest number from which on the integrand is left out
 STEEP = 750.0  # natural logarithms between the greatest and the least number of double precision
 LOWEST = -600.0  # log odds, whose exponential double precision holds
+ZERO = "ΔW is zero, as of an untrained adapter: it has no direction to compare"
 
 # an Update of the same weight and another rank
 Factors = tuple[Float[np.ndarray, "out other_r"], Float[np.ndarray, "other_r in"]]
@@ -56,32 +57,18 @@ class Interference(NamedTuple):
 
 
 @passing
-def inner(one: Update, other: Other) -> float:
-    """<ΔW₁, ΔW₂>, the sum over all entries of their products, without multiplying out what is given as a product.
-
-    one, other: as in `directions.decompose_update`. Raises ValueError as that does, for shapes that differ, and for a
-    Decomposition that holds a part of its update only.
-    """
-    one, other = _held(one), _held(other)
-    _common_shape(one, other)
-    if isinstance(one, np.ndarray):
-        one, other = other, one
-    if isinstance(one, np.ndarray):
-        return float(np.vdot(one, other))
-    if isinstance(other, np.ndarray):
-        return float((one.left * (other @ one.right)).sum(axis=0) @ one.values)
-    return float(one.values @ ((one.left.T @ other.left) * (one.right.T @ other.right)) @ other.values)
-
-
-@passing
-def cosine(one: Update, other: Other) -> float:
+def cosine(one: Float[np.ndarray, "out in"], other: Float[np.ndarray, "out in"]) -> float:
     """<ΔW₁, ΔW₂> / (‖ΔW₁‖_F ‖ΔW₂‖_F): 1 where they do the same, −1 where they undo each other.
 
-    Raises ValueError as `inner`, and where one of them is zero.
+    one, other: ΔW, [out, in] both. Raises ValueError for shapes that differ, for values that are not finite, and where
+    one of them is zero.
     """
-    one, other = _held(one), _held(other)
-    sizes = _size(one) * _size(other)
-    return float(np.clip(inner(one, other) / sizes, -1.0, 1.0))
+    one, other = (checked_matrix(each, "the update") for each in (one, other))
+    _refuse_misfit(one.shape, other.shape)
+    if not (one.any() and other.any()):
+        raise ValueError(ZERO)
+    sizes = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
+    return float(np.clip(float(np.vdot(one, other)) / sizes, -1.0, 1.0))
 
 
 def cosine_sd(shape: tuple[Index, Index]) -> float:
@@ -92,13 +79,13 @@ def cosine_sd(shape: tuple[Index, Index]) -> float:
     return float(1 / np.sqrt(np.prod(_checked_shape(shape))))
 
 
-def cosine_tail(
+def cosine_p(
     cosine: Real,
     values: Float[np.ndarray, "n"],
     other_values: Float[np.ndarray, "other_n"],
     shape: tuple[Index, Index],
 ) -> float:
-    """P(cosine of ΔW₁ and ΔW₂ under chance ≥ cosine).
+    """P(|cosine of ΔW₁ and ΔW₂| under chance ≥ |cosine|); the law is symmetric about 0.
 
     values, other_values: their singular values. shape: (out, in). NaN for an unknown cosine. Raises ValueError for
     values that are none or too many, and for a cosine beyond what these values allow (von Neumann's Σσ_k τ_k).
@@ -111,37 +98,27 @@ def cosine_tail(
     numerical inversion. For d ≥ 12 P is off by at most 5 % from 0.05 to 0.001; for large d by 3 % at 10⁻⁴ and 20 % at
     10⁻⁶, and the true P may be 2 times the stated one at 10⁻⁹ and 3.5 times at 10⁻¹². For d of 6 … 11 P is off by some
     3 % at 0.01 and 25 % at 0.001. Below that, with more than one value each, P is read off 20,000 draws, always the
-    same, and cannot fall below one in 40,000; elsewhere it ends at the least number of double precision.
+    same, and cannot fall below one in 20,000; elsewhere it ends at the least number of double precision.
     """
     out, into = sorted(_checked_shape(shape))
     weights, other = (_weights(each, out) for each in (values, other_values))
     most = float(np.sqrt(weights * other).sum())
-    if abs(cosine) > most + BEYOND:
+    size = abs(cosine)
+    if size > most + BEYOND:
         raise ValueError(f"cosine is {cosine:.6g}: two ΔW of these singular values reach at most {most:.6g}")
     if np.isnan(cosine):
         return float("nan")
-    if cosine < 0:
-        return 1 - cosine_tail(-cosine, values, other_values, shape)
     if into == 1:
-        return 0.5
+        return 1.0
     if out < DRAWN_BELOW and max(weights[0], other[0]) < 1:
-        reached = (np.abs(_drawn(weights, other, shape)) >= cosine - ROUNDING).sum()
-        return float((1 + reached) / (1 + DRAWS) / 2)
-    square, freedom = min(cosine, most) ** 2 * out * into, _freedom(weights, other, into)
-    variance = _variance_of_spread(weights, other)
-    if variance < ROUNDING:
-        return float(max(_tail(square, freedom), LEAST))
-    return float(max(_mean_tail(square, freedom, *_law_of_spread(weights, other, variance)), LEAST))
-
-
-def cosine_p(
-    cosine: Real,
-    values: Float[np.ndarray, "n"],
-    other_values: Float[np.ndarray, "other_n"],
-    shape: tuple[Index, Index],
-) -> float:
-    """P(|cosine| under chance ≥ |cosine|), as `cosine_tail`: the law is symmetric about 0."""
-    return float(np.minimum(1.0, 2 * cosine_tail(abs(cosine), values, other_values, shape)))
+        reached = (np.abs(_drawn(weights, other, shape)) >= size - ROUNDING).sum()
+        return float((1 + reached) / (1 + DRAWS))
+    square, freedom = min(size, most) ** 2 * out * into, _freedom(weights, other, into)
+    if (variance := _variance_of_spread(weights, other)) < ROUNDING:
+        tail = _tail(square, freedom)
+    else:
+        tail = _mean_tail(square, freedom, *_law_of_spread(weights, other, variance))
+    return float(np.minimum(1.0, 2 * max(tail, LEAST)))
 
 
 @passing
@@ -149,13 +126,17 @@ def interference(one: Update, other: Other, share: Real = 0.9) -> Interference:
     """The Interference of `one` with `other`: what the one writes into the place of the other.
 
     share: of ‖ΔW‖²_F of the other, in (0, 1], that its k leading directions hold at least. one, other: as in
-    `directions.decompose_update`. Raises ValueError as `inner`, for another share, and where either is zero.
+    `directions.decompose_update`. Raises ValueError as that does, for shapes that differ, for another share, where
+    either is zero, and for a Decomposition that holds a part of its update only.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}: expected a number above 0 and at most 1")
     one, other = _whole(one), _whole(other)
-    shape = _common_shape(one, other)
-    values, held = one.values / _size(one), np.cumsum(np.square(other.values / _size(other)))
+    shape, other_shape = ((len(each.left), len(each.right)) for each in (one, other))
+    _refuse_misfit(shape, other_shape)
+    if not (one.rank() and other.rank()):
+        raise ValueError(ZERO)
+    values, held = one.values / float(one.size), np.cumsum(np.square(other.values / float(other.size)))
     k = int(min(1 + (held < share - ROUNDING).sum(), other.rank()))
     x, y = other.left[:, :k].T @ one.left, other.right[:, :k].T @ one.right
     output, into = (float(min(np.square(part * values).sum(), 1.0)) for part in (x, y))
@@ -189,13 +170,6 @@ def verdict(
     return "" if might_share else "apart"
 
 
-def _held(update):
-    """ΔW as it is held: a matrix where it is one, or else the Decomposition of all of it."""
-    if isinstance(update, Dense):
-        update = update.difference
-    return checked_matrix(update, "the update") if isinstance(update, np.ndarray) else _whole(update)
-
-
 def _whole(update):
     """The Decomposition of ΔW; ValueError where it holds a part only."""
     found = decompose_update(update)
@@ -206,18 +180,9 @@ def _whole(update):
     return found
 
 
-def _common_shape(*updates):
-    one, other = (each.shape if isinstance(each, np.ndarray) else (len(each.left), len(each.right)) for each in updates)
+def _refuse_misfit(one, other):
     if one != other:
         raise ValueError(f"one ΔW is {one} and the other {other}: they must be of one weight")
-    return one
-
-
-def _size(held):
-    """‖ΔW‖_F; ValueError where ΔW is zero."""
-    if not (held.any() if isinstance(held, np.ndarray) else held.rank()):
-        raise ValueError("ΔW is zero, as of an untrained adapter: it has no direction to compare")
-    return float(np.linalg.norm(held) if isinstance(held, np.ndarray) else held.size)
 
 
 def _checked_shape(shape):
@@ -228,20 +193,15 @@ def _checked_shape(shape):
 
 def _weights(values, d):
     """Shares σ² / Σσ² of d directions, falling."""
-    values = np.sort(np.asarray(values, dtype=np.float64))[::-1]
-    if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all() or not values.any():
-        raise ValueError(f"values are {values}: expected singular values, finite, none below 0 and not all 0")
-    if values[d:].any():
-        raise ValueError(f"there are {np.count_nonzero(values)} singular values: of this shape there are at most {d}")
-    squares = np.square(np.pad(values[:d], (0, max(d - len(values), 0))) / values[0])
-    return squares / squares.sum()
+    values = falling(values, d)
+    return shares(np.pad(values, (0, d - len(values))))
 
 
 def _drawn(weights, other, shape):
     """Cosines of updates with these shares and random directions, [DRAWS]."""
     rng = np.random.default_rng([*shape, DRAWS])
     sizes = [np.count_nonzero(each) for each in (weights, other)]
-    left, right = (overlaps(*sizes, d, DRAWS, rng) for d in shape)
+    left, right = (random_overlaps(*sizes, d, DRAWS, rng) for d in shape)
     both = np.sqrt(np.outer(weights[: sizes[0]], other[: sizes[1]]))
     return (left * right * both).sum(axis=(1, 2))
 

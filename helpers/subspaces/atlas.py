@@ -23,7 +23,7 @@ from helpers.subspaces import compared, measured, nulls, spectra
 from helpers.subspaces.measured import CHOICES
 from helpers.subspaces.store import Store
 from helpers.subspaces.study import PRIME
-from helpers.weights import Base, Updates, WeightsError, modules
+from helpers.weights import Base, NoSuchModule, Updates, WeightsError, modules
 
 OF_CHOICE = ("i", "j", "phi", "chance", "ratio", "z", "p", "p_holm")
 OF_ENERGY = ("", "_chance", "_z", "_p", "_p_holm")
@@ -106,6 +106,15 @@ def plan(
     union = sorted(set().union(*matches))
     names = {module: names_of(module, matches) for module in modules.expand(pattern, opened, union)}
     return Plan(base, places, labels([place.path for place in places]), names)
+
+
+@contextlib.contextmanager
+def pattern_of(parameter: str) -> Iterator[None]:
+    """Say of which parameter a pattern fits nothing."""
+    try:
+        yield
+    except NoSuchModule as error:
+        raise NoSuchModule(f"parameter {parameter}: {error}") from None
 
 
 def labels(paths: Sequence[str]) -> list[str]:
@@ -218,7 +227,6 @@ def client(scheduler: str, tasks: int) -> Iterator[distributed.Client]:
     """A Dask client of a scheduler, or of this process with a thread for each core, whose libraries then use one."""
     if scheduler:
         with workers.cluster(scheduler, 0) as found:
-            workers.check(found)
             yield found
         return
     jobs = max(1, min(len(os.sched_getaffinity(0)), tasks))

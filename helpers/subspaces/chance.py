@@ -22,9 +22,9 @@ from helpers.subspaces.haar import (
     check_draws,
     checked_dimensions,
     chunks,
-    overlaps,
     random_cosines,
     random_directions,
+    random_overlaps,
 )
 
 UNDERFLOW = 1e-280  # below this the incomplete beta function nears the end of double precision
@@ -156,7 +156,7 @@ def least_log_tails(i: Index, j: Index, d: Index, draws: Index, rng: Generator) 
     rows, columns = np.ogrid[1 : i + 1, 1 : j + 1]
     least = []
     for n in chunks(draws, i * j):
-        grids = similarity.cumulative_phi(overlaps(i, j, d, n, rng))
+        grids = similarity.cumulative_phi(random_overlaps(i, j, d, n, rng))
         least.append(log_tail_probability(grids, rows, columns, d).min(axis=(1, 2)))
     return np.concatenate(least)
 

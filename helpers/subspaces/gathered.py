@@ -9,8 +9,8 @@ import pandas as pd
 from helpers.parameters import BadParameter
 from helpers.paths import resolve
 from helpers.subspaces import compared, measured
-from helpers.subspaces.atlas import labels, names_of, refuse_same_numbers
-from helpers.weights import NoSuchModule, WeightsError, modules
+from helpers.subspaces.atlas import labels, names_of, pattern_of, refuse_same_numbers
+from helpers.weights import WeightsError, modules
 from helpers.weights.tensors import listed
 
 ANSWERS = ["one", "other", "method", "task", "accuracy", "alone"]
@@ -77,10 +77,8 @@ def plan(p) -> Plan:
     shared = _shared(names, groups, matches)
     if modules.split_part(p.modules.strip())[1] and not base:
         raise WeightsError(f"where the parts of {p.modules} lie only the base tells: give it, or name whole modules")
-    try:
+    with pattern_of("modules"):
         wanted = modules.expand(p.modules, first, shared)
-    except NoSuchModule as error:
-        raise NoSuchModule(f"parameter modules: {error}") from None
     found = {module: names_of(module, matches) for module in wanted}
     return Plan(base, dict(zip(names.values(), places, strict=True)), groups["adapters"], groups["checkpoints"], found)
 

@@ -1,6 +1,6 @@
 """Draws of uniform random subspaces (Haar), and of random matrices.
 
-What is not positive integers with i, j ≤ d is refused with a ValueError, and so are fewer than 2 draws of pairs.
+What is not positive integers with i, j ≤ d is refused with a ValueError, and so are fewer than 2 draws of cosines.
 """
 
 from collections.abc import Sequence
@@ -70,11 +70,19 @@ def random_overlaps(
     """Uᵀ V of random pairs, U being i and V being j random directions in order.
 
     φ of the leading directions of one pair, over all of the grid, is `similarity.cumulative_phi` of its overlap. One
-    side is fixed, by invariance, and of the other only the part inside it is drawn. Raises as `random_cosines`.
+    side is fixed, by invariance, and of the other only the part inside it is drawn.
     """
     checked_dimensions(i, j, d)
-    check_draws(draws)
-    return overlaps(i, j, d, draws, rng)
+    if j > i:
+        return random_overlaps(j, i, d, draws, rng).swapaxes(1, 2)
+    inside = rng.standard_normal((draws, i, j))
+    if d - i >= j:
+        outside = _wishart(d - i, j, draws, rng)
+    else:
+        rest = rng.standard_normal((draws, d - i, j))
+        outside = rest.swapaxes(1, 2) @ rest
+    root = np.linalg.cholesky(inside.swapaxes(1, 2) @ inside + outside)
+    return np.linalg.solve(root, inside.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 def projection_norms(
@@ -93,20 +101,6 @@ def spectrum_matched(weight: Float[np.ndarray, "out in"], rng: Generator) -> Flo
     values = np.linalg.svd(weight, compute_uv=False)
     left, right = (random_directions(size, len(values), rng) for size in weight.shape)
     return left * values @ right.T
-
-
-def overlaps(i: Index, j: Index, d: Index, draws: Index, rng: Generator) -> Float64[np.ndarray, "{draws} {i} {j}"]:
-    """`random_overlaps` of any number of draws."""
-    if j > i:
-        return overlaps(j, i, d, draws, rng).swapaxes(1, 2)
-    inside = rng.standard_normal((draws, i, j))
-    if d - i >= j:
-        outside = _wishart(d - i, j, draws, rng)
-    else:
-        rest = rng.standard_normal((draws, d - i, j))
-        outside = rest.swapaxes(1, 2) @ rest
-    root = np.linalg.cholesky(inside.swapaxes(1, 2) @ inside + outside)
-    return np.linalg.solve(root, inside.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 def chunks(draws: Index, size: Index) -> list[int]:

@@ -5,7 +5,6 @@ as well, so that a count says little by itself. All is computed in the bases of 
 plus one of the rank of ΔW, and a leading vector's cosines with those of W are its coordinates.
 """
 
-from numbers import Real
 from typing import NamedTuple
 from typing import SupportsIndex as Index
 
@@ -61,9 +60,7 @@ class IntruderTest(NamedTuple):
     counts_mean: float
 
 
-def intruders(
-    weight: Float[np.ndarray, "out in"] | Decomposition, update: Update, k: Index = LEADING, epsilon: Real = EPSILON
-) -> Intruders:
+def intruders(weight: Float[np.ndarray, "out in"] | Decomposition, update: Update, k: Index = LEADING) -> Intruders:
     """The `Intruders` among the k leading left singular vectors of W + ΔW: those with all |cosines| below ε.
 
     weight: W, or its Decomposition with all its directions, which serves many updates. update: as in
@@ -72,14 +69,13 @@ def intruders(
     of W here; and where singular values of W agree to within rounding, the cosine is that with all their subspace.
 
     Raises ValueError for W zero, for values that are not finite, for shapes that differ, for a Decomposition that
-    lacks directions, for k outside 1 … rank of W + ΔW, and for ε outside (0, 1).
+    lacks directions, and for k outside 1 … rank of W + ΔW.
     """
-    _check_epsilon(epsilon)
     weight, update = _of_weight(weight), decompose_update(update)
     cosines, values = leading_cosines(weight, update, k)
     values_of = (found.values[: found.rank()] for found in (weight, update))
-    expected = expected_intruders(*values_of, (len(weight.left), len(weight.right)), k, epsilon)
-    return Intruders(cosines, values, int((cosines < epsilon).sum()), expected)
+    expected = expected_intruders(*values_of, (len(weight.left), len(weight.right)), k)
+    return Intruders(cosines, values, int((cosines < EPSILON).sum()), expected)
 
 
 def leading_cosines(
@@ -109,7 +105,6 @@ def expected_intruders(
     update_values: Float[np.ndarray, "m"],
     shape: tuple[Index, Index],
     k: Index = LEADING,
-    epsilon: Real = EPSILON,
 ) -> float:
     """How many of the k leading vectors are intruders, in the mean, where ΔW has random directions.
 
@@ -121,9 +116,8 @@ def expected_intruders(
     0.2 and 0.45 there, and by up to 6: it takes the directions of ΔW one by one, and where several are about as strong
     as W's leading ones, they mix.)
     """
-    _check_epsilon(epsilon)
     drawn = _drawn(weight_values, update_values, shape, k, EXPECTED_DRAWS, np.random.default_rng(0), ROUGH)
-    return float((drawn < epsilon).sum(1).mean())
+    return float((drawn < EPSILON).sum(1).mean())
 
 
 def draw_cosines(
@@ -145,9 +139,7 @@ def draw_cosines(
     return _drawn(weight_values, update_values, shape, k, draws, rng, DRAWN)
 
 
-def intruder_test(
-    cosines: Float[np.ndarray, "k"], drawn: Float[np.ndarray, "draws k"], epsilon: Real = EPSILON
-) -> IntruderTest:
+def intruder_test(cosines: Float[np.ndarray, "k"], drawn: Float[np.ndarray, "draws k"]) -> IntruderTest:
     """The `IntruderTest` of `Intruders.cosines` against `draw_cosines` of the same singular values.
 
     Where W and ΔW have no relation, a p-value is at most α with a probability of at most α; none can fall below
@@ -156,7 +148,7 @@ def intruder_test(
     departures = _departures(cosines, drawn)
     totals = departures.sum(1)
     p, each_p = (nulls.monte_carlo_p(found[0], found[1:]) for found in (totals, departures))
-    counts = (np.asarray(drawn) < epsilon).sum(1)
+    counts = (np.asarray(drawn) < EPSILON).sum(1)
     return IntruderTest(
         float(totals[0]), float(p), each_p, nulls.holm(each_p), float(totals[1:].mean()), float(counts.mean())
     )
@@ -314,11 +306,6 @@ def _departures(cosines, drawn):
 def _check_k(k, most):
     if not 1 <= k <= most:
         raise ValueError(f"k = {k} directions asked of W + ΔW, which has at most {most}: k must be 1 … {most}")
-
-
-def _check_epsilon(epsilon):
-    if not 0 < epsilon < 1:
-        raise ValueError(f"epsilon is {epsilon}: expected a number between 0 and 1")
 
 
 def _checked_values(name, values, shape):

@@ -4,17 +4,16 @@ Notebook, slider and figures ask the same study. What does not apply is a `value
 """
 
 import re
-from contextlib import contextmanager
 
 import pandas as pd
 
 from helpers.parameters import BadParameter
 from helpers.subspaces import chance, compared, measured, nulls
-from helpers.subspaces.atlas import client, mapped, names_of, plan, store_of, survey, task
+from helpers.subspaces.atlas import client, mapped, names_of, pattern_of, plan, store_of, survey, task
 from helpers.subspaces.intruders import DRAWS, family_p
 from helpers.subspaces.measured import CHOICES
 from helpers.values import Nothing, computed
-from helpers.weights import NoSuchModule, modules
+from helpers.weights import modules
 from helpers.weights.formats.full import Full
 
 MOST_TESTED = 20  # modules: each takes as many draws as there are below
@@ -33,13 +32,13 @@ class ModelAtlas:
 
     def __init__(self, parameters):
         p = self.parameters = parameters
-        with _told("modules"):
+        with pattern_of("modules"):
             self.plan = plan(p.base, p.adapters, p.modules, p.i, p.j)
         self.labels, self._store = self.plan.labels, store_of(self.plan, p.store)
         self.choice = next(name for name, choice in CHOICES.items() if choice == (p.factor, p.side))
         self.base = measured.base_at(self.plan.base)
         self.updates = [measured.updates_at(place, self.plan.base) for place in self.plan.places]
-        with _told("tested"):
+        with pattern_of("tested"):
             self._named = self._to_test()
         self.beside = self if self.whole else Nothing("no second model is given, nor a whole fine-tune")
         if p.beside_base:
@@ -271,15 +270,6 @@ class ModelAtlas:
                 d = self.base.shape(row.module)[self.parameters.side == "right"]
                 found.setdefault(row.projection, {})[row.layer] = grid - chance.mean_grid(*grid.shape, d)
         return found
-
-
-@contextmanager
-def _told(parameter):
-    """Say of which parameter a pattern fits nothing."""
-    try:
-        yield
-    except NoSuchModule as error:
-        raise NoSuchModule(f"parameter {parameter}: {error}") from None
 
 
 def _below(one, other):

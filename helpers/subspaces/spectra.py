@@ -8,14 +8,13 @@ from typing import NamedTuple
 from typing import SupportsIndex as Index
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Float64
 from numpy.random import Generator
 from scipy import linalg, special, stats
 
 from helpers.subspaces.arrays import check_choice, checked_matrix
 from helpers.subspaces.directions import Update, decompose_update
-from helpers.subspaces.haar import Numbers, bartlett, check_draws, checked_dimensions, chunks, overlaps
+from helpers.subspaces.haar import Numbers, bartlett, checked_dimensions, chunks, random_overlaps
 from helpers.values import passing
 
 ROUNDING = 1e-9  # of a share of ‖ΔW‖²_F
@@ -59,43 +58,31 @@ def rank_use(update: Update) -> RankUse:
     return RankUse(len(values), float(values[0] * np.linalg.norm(relative)), float(values[0]), effective, stable, k90)
 
 
-def random_rank_use(shape: tuple[Index, Index], r: Index | None, draws: Index, rng: Generator) -> pd.DataFrame:
-    """effective_rank, stable_rank and k90 of random updates, one row a draw: what `rank_use` says of each.
-
-    shape: (out, in). r: of products B A of independent standard normal [out, r] and [r, in]; None: of whole standard
-    normal matrices. Their entries are not drawn but what remains of them after orthogonal steps: two triangular factors
-    (Bartlett 1933), of whole matrices a bidiagonal one (Silverstein 1985). Raises ValueError unless all are positive
-    integers, and for draws below 2.
-    """
-    sizes = [*shape] if r is None else [*shape, r]
-    for size in sizes:
-        checked_dimensions(size, size, size)
-    check_draws(draws)
-    parts = [_spread(random_values(shape, r, n, rng)) for n in chunks(draws, min(sizes) ** 2)]
-    columns = ["effective_rank", "stable_rank", "k90"]
-    return pd.DataFrame(
-        {name: np.concatenate(part) for name, part in zip(columns, zip(*parts, strict=True), strict=True)}
-    )
-
-
 def random_values(
     shape: tuple[Index, Index], r: Index | None, draws: Index, rng: Generator
 ) -> Float64[np.ndarray, "{draws} n"]:
-    """Singular values of the random updates of `random_rank_use`, falling."""
+    """Singular values of random updates, falling.
+
+    shape: (out, in). r: of products B A of independent standard normal [out, r] and [r, in]; None: of whole standard
+    normal matrices. Their entries are not drawn but what remains of them after orthogonal steps: two triangular factors
+    (Bartlett 1933), of whole matrices a bidiagonal one (Silverstein 1985).
+    """
     return _values_of_whole(shape, draws, rng) if r is None else _values_of_product([*shape, r], draws, rng)
 
 
 def drawn_rank_use(
     shape: tuple[Index, Index], r: Index | None, seed: Index, draws: Index = LEAST
 ) -> tuple[Float64[np.ndarray, "draws"], float]:
-    """(effective ranks, mean k90) of random updates as in `random_rank_use`, for `rank_p`.
+    """(effective ranks, mean k90) of random updates as in `random_values`, for `rank_p`.
 
     draws: where the least of out, in and r is at most 48; beyond, 99, and 20 where it is above 1,024.
     """
     least = min(*shape, r or max(shape))
     draws = draws if least <= COUNTED_UP_TO else FEW if least <= LARGE else FEWEST
-    table = random_rank_use(shape, r, draws, np.random.default_rng([seed, *shape, r or 0]))
-    return table["effective_rank"].to_numpy(), float(table["k90"].mean())
+    rng = np.random.default_rng([seed, *shape, r or 0])
+    parts = [_spread(random_values(shape, r, n, rng)) for n in chunks(draws, least**2)]
+    effective, _, k90 = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return effective, float(k90.mean())
 
 
 def rank_p(own: Real, drawn: Float[np.ndarray, "draws"]) -> float:
@@ -119,7 +106,7 @@ def energy(top: Float[np.ndarray, "d k"], update: Update, side: str) -> float:
     """
     check_choice("side", side, ("right", "left"))
     top, found = checked_matrix(top, "top"), decompose_update(update)
-    weights = _weights(_spectrum(found))
+    weights = shares(_spectrum(found))
     own = (found.right if side == "right" else found.left)[:, : len(weights)]
     if len(top) != len(own):
         raise ValueError(f"top has directions of R^{len(top)}, but on the {side} those of ΔW lie in R^{len(own)}")
@@ -184,6 +171,22 @@ def energy_tail(energy: Numbers, k: Index, values: Float[np.ndarray, "n"], d: In
     return special.betainc(share * size, (1 - share) * size, np.clip((most - energy) / length, 0.0, 1.0))
 
 
+def falling(values: Float[np.ndarray, "n"], d: Index) -> Float64[np.ndarray, "most_d"]:
+    """Singular values, falling, of d directions at most; ValueError for more, and for what are none, or all 0."""
+    values = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+    if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all() or not values.any():
+        raise ValueError(f"values are {values}: expected singular values, finite, none below 0 and not all 0")
+    if values[d:].any():
+        raise ValueError(f"there are {np.count_nonzero(values)} singular values: expected at most {d}")
+    return values[:d]
+
+
+def shares(values: Float[np.ndarray, "*draws n"]) -> Float64[np.ndarray, "*draws n"]:
+    """The weights w = σ² / Σσ² of falling singular values, of any size."""
+    squares = np.square(values / values[..., :1])
+    return squares / squares.sum(axis=-1, keepdims=True)
+
+
 def _spectrum(update):
     """Singular values of ΔW above rounding, falling; ValueError where there are none, or not all are known."""
     found = decompose_update(update)
@@ -197,15 +200,9 @@ def _spectrum(update):
 
 def _spread(values):
     """(effective rank, stable rank, k90) of falling singular values [..., n]."""
-    weights = _weights(values)
+    weights = shares(values)
     effective = np.exp(special.entr(weights).sum(axis=-1))
     return effective, 1 / weights[..., 0], 1 + (weights.cumsum(axis=-1) < 0.9 - ROUNDING).sum(axis=-1)
-
-
-def _weights(values):
-    """Shares σ² / Σσ² of falling singular values [..., n], of any size."""
-    squares = np.square(values / values[..., :1])
-    return squares / squares.sum(axis=-1, keepdims=True)
 
 
 def _values_of_product(sizes, draws, rng):
@@ -232,13 +229,8 @@ def _values_of_whole(shape, draws, rng):
 
 def _padded(values, d):
     """The weights of all d directions, falling; all equal where they are so but for rounding."""
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not (np.isfinite(values) & (values >= 0)).all() or not values.any():
-        raise ValueError(f"values are {values}: expected singular values, finite, none below 0 and not all 0")
-    values = np.sort(values)[::-1]
-    if values[d:].any():
-        raise ValueError(f"there are {np.count_nonzero(values)} singular values: in R^{d} there are no more than {d}")
-    weights = np.pad(_weights(values[:d]), (0, max(d - len(values), 0)))
+    values = falling(values, d)
+    weights = np.pad(shares(values), (0, d - len(values)))
     return np.full(d, 1 / d) if weights[0] - weights[-1] <= ROUNDING * weights[0] else weights
 
 
@@ -254,6 +246,6 @@ def _drawn_energies(k, weights, d):
     """Energies of the update in k uniform random directions, of which those left are drawn where they are fewer."""
     fewer, rng = min(k, d - k), np.random.default_rng([k, len(weights), d])
     draws = int(np.clip(DRAWN_NUMBERS // (fewer * len(weights)), 2000, DRAWS))
-    parts = [overlaps(len(weights), fewer, d, n, rng) for n in chunks(draws, fewer * len(weights))]
+    parts = [random_overlaps(len(weights), fewer, d, n, rng) for n in chunks(draws, fewer * len(weights))]
     held = np.concatenate([np.square(part).sum(axis=2) @ weights for part in parts])
     return held if fewer == k else 1 - held

@@ -150,7 +150,7 @@ def threads(count: int) -> Iterator[None]:
 def machine() -> str:
     """The processor by its name, and the versions of what is measured."""
     cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     versions = ", ".join(f"{each.__name__} {each.__version__}" for each in (np, scipy, sklearn, torch))
     return f"{name or platform.processor() or platform.machine()}; {versions}"

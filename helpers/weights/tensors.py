@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from helpers.paths import resolve
+from helpers.paths import START, resolve
+from helpers.values import Refused
 
 BLOCK = 2**18  # numbers read at a time
 # More than any real file has; what costs more than the square of a length, or memory, stays bounded by them.
@@ -49,7 +50,7 @@ PLAIN = {
 }
 
 
-class WeightsError(ValueError):
+class WeightsError(Refused):
     """A weight or an update that cannot be read, or cannot be read right: what was found, where, what to do."""
 
     def __init__(self, message):
@@ -128,8 +129,8 @@ def existing(path):
             list(place.iterdir())  # which may not be allowed
     if not there:
         raise WeightsError(
-            f"{place} does not exist: expected weights, or a directory with them (relative paths start at the "
-            "repository's root; nothing is downloaded, so download a model from a hub first)"
+            f"{place} does not exist: expected weights, or a directory with them (relative paths start at "
+            f"{START}; nothing is downloaded, so download a model from a hub first)"
         )
     return place
 

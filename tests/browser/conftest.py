@@ -61,7 +61,7 @@ def run_on_the_encoder(tmp_path_factory):
         given |= {"base": "data/all-MiniLM-L6-v2", "beside_base": "", "beside_adapters": []}
         with kernels.forked():
             place = run.run(ROOT / "notebooks" / f"{notebook}.ipynb", given, tmp_path_factory.mktemp(notebook))
-        tables = json.loads((place / "results.json").read_text())["tables"]
+        tables = json.loads((place / "results.json").read_text(encoding="utf-8"))["tables"]
         rows = {
             name: [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
             for name, table in tables.items()

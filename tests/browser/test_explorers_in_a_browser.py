@@ -185,7 +185,7 @@ def serve(tmp_path):
         own |= {f"JUPYTERLAB_{kind}_DIR": str(tmp_path / kind) for kind in ("SETTINGS", "WORKSPACES")}
         command = [sys.executable, "-m", *(word.format(port=port) for word in words)]
         options = {"cwd": place, "env": os.environ | own, "stderr": subprocess.STDOUT, "start_new_session": True}
-        with (tmp_path / "log").open("w") as log:
+        with (tmp_path / "log").open("w", encoding="utf-8") as log:
             started.append(subprocess.Popen(command, stdout=log, **options))
         for _ in range(300):
             try:
@@ -194,9 +194,9 @@ def serve(tmp_path):
             except urllib.error.HTTPError:  # it wants a token
                 return f"http://127.0.0.1:{port}"
             except OSError:
-                assert started[-1].poll() is None, (tmp_path / "log").read_text()
+                assert started[-1].poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
                 time.sleep(0.2)
-        raise AssertionError((tmp_path / "log").read_text())
+        raise AssertionError((tmp_path / "log").read_text(encoding="utf-8"))
 
     yield start
     for process in started:
@@ -266,7 +266,9 @@ def test_make_app_serves_the_sliders_with_the_code_hidden(serve, window, tmp_pat
     """
     shutil.copytree(NOTEBOOK.parent, tmp_path / "notebooks")
     written(tmp_path / "notebooks" / NOTEBOOK.name, **FEW)
-    made = subprocess.run(["make", "-n", "-o", ".venv/report.stamp", "app"], cwd=ROOT, capture_output=True, text=True)
+    made = subprocess.run(
+        ["make", "-n", "-o", ".venv/report.stamp", "app"], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     (words,) = [line.split("-m voila ")[1].split() for line in made.stdout.splitlines() if "-m voila" in line]
     assert "--Voila.ip=127.0.0.1" in words
     address = serve("voila", *words, "--no-browser", "--port={port}", place=tmp_path)
@@ -276,7 +278,7 @@ def test_make_app_serves_the_sliders_with_the_code_hidden(serve, window, tmp_pat
         told = error
     with told:
         assert "/login?" in told.url  # and not the notebook
-    token = re.search(r"\?token=\w+", (tmp_path / "log").read_text())[0]
+    token = re.search(r"\?token=\w+", (tmp_path / "log").read_text(encoding="utf-8"))[0]
     page, errors = window
     page.goto(f"{address}/voila/render/{NAME}.ipynb{token}", timeout=120_000)
     page.wait_for_selector(".widget-image", timeout=120_000)

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from helpers.paths import ROOT
 from helpers.press import pages, run
-from tests import kernels, small
+from tests import kernels, public, small
 from tests.notebooks.running import FEW_ROTATIONS
 
 # Slashes make directories when these are paths. `hacked` is what a script that ran would leave behind.
@@ -69,7 +69,9 @@ def hostile_pages(tmp_path_factory):
             {f"base_model.model.{module}.lora_{factor}.weight": tensor for factor, tensor in tensors.items()},
             adapter / "adapter_model.safetensors",
         )
-        (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+        (adapter / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}), encoding="utf-8"
+        )
         adapters.append(str(adapter))
     content = nbformat.read(REPORTS[0], as_version=4)
     content.cells.insert(3, nbformat.v4.new_code_cell(FEW_ROTATIONS))
@@ -112,13 +114,13 @@ def test_the_browser_would_tell_of_a_script_and_of_a_request(visit, tmp_path):
         ("event", HOSTILE[3]),
     ):
         file = tmp_path / f"{name}.html"
-        file.write_text(f"<!DOCTYPE html><title>x</title>{markup}")
+        file.write_text(f"<!DOCTYPE html><title>x</title>{markup}", encoding="utf-8")
         page, requests = visit(file)
         page.evaluate(PROVOKE)
         assert requests == (["http://evil.test/x.png"] if name == "image" else [])
         assert (page.evaluate("window.hacked") is None) == (name == "image")
     framed = tmp_path / "framed.html"
-    framed.write_text(pages.page(nbformat.v4.new_notebook()).replace("<main", HOSTILE[0] + "<main"))
+    framed.write_text(pages.page(nbformat.v4.new_notebook()).replace("<main", HOSTILE[0] + "<main"), encoding="utf-8")
     assert visit(framed)[0].evaluate("window.hacked") is None  # stopped by the policy
     assert visit(framed, bypass_csp=True)[0].evaluate("window.hacked") == 1
 
@@ -127,7 +129,7 @@ def test_the_browser_would_tell_of_a_script_and_of_a_request(visit, tmp_path):
 def report(request, tmp_path_factory):
     """The page of a committed notebook."""
     file = tmp_path_factory.mktemp("page") / f"{request.param.stem}.html"
-    file.write_text(pages.page(nbformat.read(request.param, as_version=4)))
+    file.write_text(pages.page(nbformat.read(request.param, as_version=4)), encoding="utf-8")
     return file
 
 
@@ -153,7 +155,9 @@ def test_axe_finds_no_serious_violation_in_a_report(report, visit):
 
 def test_axe_finds_no_serious_violation_in_the_dark(visit, tmp_path):
     cells = nbformat.read(REPORTS[1], as_version=4).cells
-    (tmp_path / "part.html").write_text(pages.page(nbformat.v4.new_notebook(cells=cells[:12] + cells[-1:])))
+    (tmp_path / "part.html").write_text(
+        pages.page(nbformat.v4.new_notebook(cells=cells[:12] + cells[-1:])), encoding="utf-8"
+    )
     page, _ = visit(tmp_path / "part.html", color_scheme="dark")
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert page.locator(".highlight span").count() > 50
@@ -161,11 +165,29 @@ def test_axe_finds_no_serious_violation_in_the_dark(visit, tmp_path):
     assert violations(page) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_notebook_of_others_is_accessible_and_fits_its_window(visit, tmp_path, scheme):
+    content = public.notebook()
+    content.cells[0].source += "\n\n| " + " | ".join(["a wide column"] * 20) + " |\n" + "|---" * 20 + "|\n"
+    content.cells[0].source = content.cells[0].source.replace("# Growth", "# " + "long" * 40 + " growth")
+    (tmp_path / "x.html").write_text(pages.page(content), encoding="utf-8")
+    page, requests = visit(tmp_path / "x.html", color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert violations(page) == []
+    for width in (360, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].every(each => each.naturalWidth === 200)")
+    assert requests == []
+
+
 def test_axe_finds_no_serious_violation_in_an_index(visit, tmp_path):
     for name, holds in (("one", True), ("two", None)):
         (tmp_path / name).mkdir()
         claims = [{"name": "c", "source": "s", "holds": holds}]
-        (tmp_path / name / "results.json").write_text(json.dumps({"notebook": name, "claims": claims}))
+        (tmp_path / name / "results.json").write_text(
+            json.dumps({"notebook": name, "claims": claims}), encoding="utf-8"
+        )
     pages.write_index(tmp_path)
     assert violations(visit(tmp_path / "index.html")[0]) == []
     records = [({"key": "k", "parameters": {"x": x}, "outcome": x, "message": "why"}, claims * (1 - x)) for x in (0, 1)]

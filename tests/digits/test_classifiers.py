@@ -1,8 +1,15 @@
 """Bundled networks, and anyone's own: which files and callables are opened, and what is said of those that are not."""
 
+import email
+import importlib
+import os
 import pickle
+import re
+import subprocess
+import sys
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +20,7 @@ from torch import nn
 from helpers import digits, parameters
 from helpers.digits import bundled, classifiers, controls, saliency
 from helpers.parameters import BadParameter, DigitSaliency
+from helpers.paths import ROOT
 from helpers.training import digit_models
 from helpers.weights import WeightsError
 
@@ -87,7 +95,7 @@ def test_a_broken_file_of_the_bundle_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "BUNDLED", str(tmp_path))
     assert len(bundled.by_seed("digits", "cnn")) == 6
     (place / "seed_3.safetensors").write_bytes(b"no")
-    with pytest.raises(WeightsError, match=r"seed_3\.safetensors is not a readable safetensors file"):
+    with pytest.raises(WeightsError, match=r"seed_3\.safetensors does not hold the cnn of this data set"):
         bundled.by_seed("digits", "cnn")
     save_file(digits.untrained("transformer", 8, 0).state_dict(), place / "seed_3.safetensors")
     with pytest.raises(WeightsError, match="does not hold the cnn of this data set") as refusal:
@@ -106,7 +114,8 @@ def test_saving_replaces_a_directory_whole_with_a_card(tmp_path):
 def test_a_callable_is_resized_to_and_normalised_for(data):
     fed = {"input_rows": 12, "input_columns": 10, "input_mean": 0.13, "input_std": 0.31}
     found = opened("tests.digits.test_classifiers:mine", data, **fed)
-    assert found.file is None
+    assert found.file == Path(__file__)
+    assert found.read["source"] == f"callable tests.digits.test_classifiers:mine, from {__file__}"
     assert found.read["input"] == "12 × 10, images resized"
     x = torch.from_numpy(data.images[:6])[:, None]
     resized = nn.functional.interpolate(x, (12, 10), mode="bilinear")
@@ -119,8 +128,64 @@ def test_a_callable_is_resized_to_and_normalised_for(data):
 def test_a_module_may_stand_for_its_callable(data):
     assert (
         opened("tests.digits.test_classifiers:network", data).network.model
-        is classifiers.importlib.import_module("tests.digits.test_classifiers").network
+        is importlib.import_module("tests.digits.test_classifiers").network
     )
+
+
+NETS = """
+import json
+
+import beside
+from helpers.digits import load
+from torch import nn
+
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        from ours.later import flat
+
+        return super().forward(flat(x)) * beside.SCALE
+"""
+HERE = """
+import sys
+
+before = [*sys.path]
+from helpers.digits import classifiers
+from helpers.parameters import DigitSaliency
+
+found = classifiers.opened(DigitSaliency.parse({"model": "ours.nets:Net"}))
+assert sys.path == before
+print(found.file)
+"""
+
+
+def test_a_package_in_the_current_directory_is_found_and_nothing_else_there_stands_in_for_a_library(tmp_path):
+    files = {"ours/__init__.py": "", "ours/nets.py": NETS, "ours/later.py": "def flat(x):\n    return x.flatten(1)\n"}
+    files |= {"beside.py": "SCALE = 2\n"}
+    files |= dict.fromkeys(["helpers.py", "json.py", "numpy.py", "torch.py"], "raise SystemExit('not this one')\n")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    command, env = [sys.executable, "-P", "-c", HERE], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", check=False)
+    assert done.stdout.strip() == str(tmp_path / "ours" / "nets.py"), done.stderr
+
+
+def test_a_callable_that_is_nowhere_or_elsewhere_is_named_with_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError) as refusal:
+        classifiers.open_classifier("nobodys.nets:Net")
+    assert str(refusal.value) == (
+        f"model nobodys.nets:Net (neither installed nor in {tmp_path}) cannot be called: "
+        "ModuleNotFoundError: No module named 'nobodys'"
+    )
+    (tmp_path / "email").mkdir()
+    (tmp_path / "email" / "nets.py").write_text("", encoding="utf-8")
+    with pytest.raises(WeightsError, match=re.escape(f"email.nets:Net (of {email.__file__}) cannot be called")):
+        classifiers.open_classifier("email.nets:Net")
 
 
 @pytest.mark.parametrize(("kind", "name"), [("pt", None), ("pt2", None), ("pt2", "final.pt"), ("pt", "final.bin")])

@@ -235,7 +235,7 @@ def test_a_network_is_read_as_it_is_stored(of_folds):
 def test_no_network_saw_the_writers_that_it_is_to_read(of_folds, small):
     """By the folds that its training recorded; and of five networks it reads those writers worst, over the seeds."""
     architecture, by_fold = of_folds
-    record = json.loads((bundled.directory("digits", architecture) / "training.json").read_text())
+    record = json.loads((bundled.directory("digits", architecture) / "training.json").read_text(encoding="utf-8"))
     fold, right = np.array([*map(int, record["fold_of"])]), np.zeros((5, 5))
     assert np.array_equal(fold, images.fold_of(small))
     assert [len({*fold[small.writers == writer]}) for writer in range(14)] == [1] * 14

@@ -159,11 +159,11 @@ def test_what_is_not_defined_is_refused(data, architecture, method, message):
 
 
 def test_deep_lift_refuses_a_saved_program(cnn):
-    saliency.check_defined(cnn, "deep_lift")
+    assert not saliency.obstacle(cnn, "deep_lift")
     with pytest.warns(DeprecationWarning):
         program = torch.jit.trace(cnn, torch.rand(2, 1, 8, 8))
     with pytest.raises(BadParameter, match="deep_lift needs modules"):
-        saliency.check_defined(program, "deep_lift")
+        saliency.attribute(program, np.zeros((1, 8, 8), np.float32), np.zeros(1, int), "deep_lift")
 
 
 def test_expected_gradients_are_the_mean_of_integrated_gradients_over_the_background(cnn, data):

@@ -58,7 +58,7 @@ def test_the_class_is_in_the_true_pixels_and_in_no_other(task):
 @pytest.mark.parametrize("task", truth.TASKS)
 def test_every_bundled_network_knows_its_task_as_its_card_says(task):
     images, labels, _ = drawn(task)
-    card = (truth.files(task)[0].parent / "README.md").read_text()
+    card = (truth.files(task)[0].parent / "README.md").read_text(encoding="utf-8")
     for seed, model in truth.trained(task).items():
         accuracy = digits.accuracy(model, images, labels)
         (line,) = [line for line in card.splitlines() if line.startswith(f"| `seed_{seed}` |")]

@@ -97,7 +97,7 @@ def execute(notebook, place, before="", warm=True, **given):
         notebook = place / "prepared.ipynb"
         nbformat.write(content, notebook)
     papermill.execute_notebook(notebook, place / "out.ipynb", given, **(QUIETLY | manager))
-    return json.loads((place / "results.json").read_text())
+    return json.loads((place / "results.json").read_text(encoding="utf-8"))
 
 
 class Plain(NamedTuple):

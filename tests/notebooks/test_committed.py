@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from helpers.files import file_hash
 from helpers.parameters import SCHEMAS
 from helpers.paths import ROOT
-from helpers.press import run
+from helpers.press import committed
 
 WANTED = ["SmolLM2-135M-Instruct/*.gguf", *(f"language_model_adapters/{r}/*.safetensors" for r in ("r4", "r8", "r64*"))]
 PAIRED = ("r8", "r64", "r64-seed1", "r8-author")
@@ -60,7 +60,9 @@ def text_of(content):
 def test_outputs_belong_to_the_source(path):
     content = nbformat.read(path, as_version=4)
     code = [cell for cell in content.cells if cell.cell_type == "code"]
-    assert content.metadata["source_digest"] == run.source_digest(content), f"stale: make notebooks NOTEBOOKS={path}"
+    assert content.metadata["source_digest"] == committed.source_digest(content), (
+        f"stale: make notebooks NOTEBOOKS={path}"
+    )
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     kinds = {output.output_type for cell in code for output in cell.outputs}
     assert kinds <= {"display_data", "stream"}
@@ -77,7 +79,7 @@ def test_outputs_belong_to_the_inputs(path):
 
 
 def test_nothing_of_a_machine_is_left(path):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     content = nbformat.read(path, as_version=4)
     assert content.metadata["kernelspec"]["name"] == "python3"
     assert set(content.metadata) == {"kernelspec", "source_digest"}
@@ -130,7 +132,7 @@ def test_papermill_sees_every_parameter_with_its_help_and_the_schemas_default(pa
 
 
 def test_the_picture_beside_a_notebook_is_its_first_figure(path):
-    assert path.with_suffix(".png").read_bytes() == run.first_figure(nbformat.read(path, as_version=4))
+    assert path.with_suffix(".png").read_bytes() == committed.first_figure(nbformat.read(path, as_version=4))
 
 
 def test_no_p_value_reads_as_zero(path):

@@ -256,7 +256,7 @@ def test_planted_truth_is_found_where_it_is_added_and_missed_among_distractors(d
 
 
 def test_the_readme_says_what_came_out(default):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     share = {"randomised copies": [], "other trained networks": []}
     for row in rows(default, "overlap"):
         share[row["with"]].append(100 * row["share"])

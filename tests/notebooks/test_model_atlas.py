@@ -131,7 +131,7 @@ def test_its_second_model_shows_that_intruders_follow_the_singular_values(defaul
 
 
 def test_what_the_readme_says(default):
-    text, table = (ROOT / "README.md").read_text(), rows(default, "atlas")
+    text, table = (ROOT / "README.md").read_text(encoding="utf-8"), rows(default, "atlas")
     beyond = {side: [row for row in table if row[f"energy_{side}_p_holm"] < 0.05] for side in ("in", "out")}
     counts = f"{len(beyond['out'])} of {len(table)} write into its leading directions"
     assert counts in text and f"{len(beyond['in'])} read from them" in text

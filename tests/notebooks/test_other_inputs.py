@@ -53,7 +53,7 @@ def test_someone_elses_model_and_adapters(tmp_path, make_adapter, rng):
         }
         save_file(tensors, base / f"part-{n}.safetensors")
         index |= dict.fromkeys(tensors, f"part-{n}.safetensors")
-    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
     across = np.linalg.svd(tensors["model.layers.2.self_attn.q<b>$_.weight"].double().numpy())[2]
     planted = across[:4] + 1e-3 * rng.standard_normal((4, 64))
     module = "model.layers.2.self_attn.q<b>$_"
@@ -170,14 +170,14 @@ def test_unusual_but_legal_parameters(tmp_path, given):
 def test_an_adapter_and_its_copy_at_another_scale_agree_without_a_warning(tmp_path):
     """p underflows here: agreement in full. At the same scale it would be one adapter given twice."""
     shutil.copytree(ROOT / "data/adapters/r64", tmp_path / "copy")
-    config = json.loads((tmp_path / "copy" / "adapter_config.json").read_text())
-    (tmp_path / "copy" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 32}))
+    config = json.loads((tmp_path / "copy" / "adapter_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "copy" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 32}), encoding="utf-8")
     given = {"adapters": ["data/adapters/r64", str(tmp_path / "copy")]}
     result = execute(tmp_path / "out", before=running.FEW_DIRECTIONS, **given)
     assert min(row["phi"] for row in rows(result, "agreement")) == pytest.approx(1)
     text = running.shown(tmp_path / "out" / "out.ipynb")
     assert "less than 10<sup>−300</sup>" in text
-    assert "Warning" not in (tmp_path / "out" / "out.ipynb").read_text()
+    assert "Warning" not in (tmp_path / "out" / "out.ipynb").read_text(encoding="utf-8")
 
 
 def test_too_few_layers_to_permute_leave_the_claim_undecided(tmp_path, make_base, make_adapter, rng):

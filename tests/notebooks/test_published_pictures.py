@@ -245,7 +245,7 @@ def test_black_background_and_contradictions(default, laid):
 
 
 def test_the_readme_says_what_came_out(default):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     readings = rows(default, "readings")
     holding = [row for row in readings if row["holds"] is True]
     both = sum(row["ink"] is True for row in holding)

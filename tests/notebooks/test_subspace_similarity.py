@@ -122,7 +122,7 @@ def test_every_layer_is_surveyed(minilm):
 
 
 def test_what_the_readme_says_of_the_encoder(minilm):
-    readme, table = (ROOT / "README.md").read_text(), rows(minilm, "layers")
+    readme, table = (ROOT / "README.md").read_text(encoding="utf-8"), rows(minilm, "layers")
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     by_product = sum(row["beyond"] for row in rows(minilm, "choices") if row["choice"] == "BA right")
     assert f"{beyond} of {len(table)} lie beyond chance on the reading side (by ΔW {by_product})" in readme
@@ -134,7 +134,7 @@ def test_what_the_readme_says_of_gentle_and_of_whole_training(tmp_path):
     result = execute(tmp_path, before=running.FEW_DIRECTIONS, **given)
     table = rows(result, "layers")
     beyond = sum(row["p_holm"] < 0.05 for row in table)
-    assert f"compared by ΔW, {beyond} of {len(table)} do" in (ROOT / "README.md").read_text()
+    assert f"compared by ΔW, {beyond} of {len(table)} do" in (ROOT / "README.md").read_text(encoding="utf-8")
     row = next(row for row in table if (row["projection"], row["layer"], row["adapter"]) == ("query", 2, "r = 8"))
     module = "encoder.layer.2.attention.self.query"
     delta = factor("r8-lr0.0003", "B", module) @ factor("r8-lr0.0003", "A", module)
@@ -382,7 +382,7 @@ def test_the_same_parameters_give_the_same_numbers_and_each_matrix_is_decomposed
     again = execute(tmp_path, before=HALF + running.COUNTING.format(file=str(seen)), warm=False)
     assert again["claims"] == minilm["claims"]
     assert again["tables"] == minilm["tables"]
-    matrices = seen.read_text().split()
+    matrices = seen.read_text(encoding="utf-8").split()
     # W, and A before and after and B A of four adapters, in six layers, query and value; a random A; two A in bfloat16,
     # three times as they may have been
     assert len(set(matrices)) == 12 * (1 + 3 * 4) + 1 + 2 * 3

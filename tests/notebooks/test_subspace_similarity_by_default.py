@@ -131,7 +131,7 @@ def test_the_claims(default):
 
 
 def test_the_summary_in_the_readme_is_true(default):
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table, own = rows(default, "layers"), {row["projection"]: row for row in rows(default, "own")}
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     query, value = (np.mean([row["phi"] for row in table if row["projection"] == kind]) / (FIRST / D) for kind in own)
@@ -145,7 +145,7 @@ def test_the_summary_in_the_readme_is_true(default):
 def test_what_the_readme_says_of_the_other_side(default, tmp_path, tensors):
     """Left directions of B A: counted in the notebook, and at one place computed here from the files."""
     result = running.execute(NOTEBOOK, tmp_path, running.FEW_ROTATIONS, factor="BA", side="left")
-    table, readme = rows(result, "layers"), (ROOT / "README.md").read_text()
+    table, readme = rows(result, "layers"), (ROOT / "README.md").read_text(encoding="utf-8")
     beyond = sum(row["p_holm"] < 0.05 for row in table)
     ratio = np.mean([row["phi"] for row in table]) / (FIRST / D)
     assert f"φ of the queries is {ratio:.2f} times chance, and {beyond} of {len(table)} lie beyond it" in readme

@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
 
 
 def test_it_reports_accuracy_before_and_after_beside_the_frozen_encoder(trained):
-    result = json.loads((trained / "results.json").read_text())
+    result = json.loads((trained / "results.json").read_text(encoding="utf-8"))
     table = result["tables"]["accuracy"]
     assert table["columns"] == ["adapter", "before", "at two thirds", "after", "±", "frozen encoder"]
     assert [row[0] for row in table["rows"]] == ["r2", "r3-seed5", "full-lr0.0001"]
@@ -77,7 +77,10 @@ def test_of_the_model_trained_whole_it_saves_what_the_base_has(trained):
 
 def test_sizes_are_those_of_the_difference_and_the_weight(trained):
     """One ratio again, in float64 by numpy, of the adapter as PEFT multiplies it out."""
-    found = {row["adapter"]: row for row in running.rows(json.loads((trained / "results.json").read_text()), "sizes")}
+    found = {
+        row["adapter"]: row
+        for row in running.rows(json.loads((trained / "results.json").read_text(encoding="utf-8")), "sizes")
+    }
     encoder = transformers.AutoModel.from_pretrained(MODEL_DIR)
     before = {name: tensor.double().numpy() for name, tensor in encoder.state_dict().items()}
     merged = peft.PeftModel.from_pretrained(encoder, trained / "data" / "adapters" / "r3-seed5").merge_and_unload()

@@ -42,7 +42,7 @@ def test_it_saves_networks_with_their_measured_accuracy(trained):
     assert files == {"README.md", "training.json", *(f"{name}.safetensors" for name in [*NAMES, "permuted_labels"])}
     data = digits.load("digits")
     pairs = digits.folds(data, by_writer=True)
-    card = (place / "models" / "digits-cnn" / "README.md").read_text()
+    card = (place / "models" / "digits-cnn" / "README.md").read_text(encoding="utf-8")
     assert str(place) not in card
     for row in running.rows(result, "bundled"):
         network = digits.untrained("cnn", 8, 0)
@@ -59,7 +59,7 @@ def test_every_seed_is_measured_on_every_writer(trained):
     place, result = trained
     data = digits.load("digits")
     fold = images.fold_of(data)
-    card = (place / "models" / "digits-cnn" / "README.md").read_text()
+    card = (place / "models" / "digits-cnn" / "README.md").read_text(encoding="utf-8")
     for row in running.rows(result, "writers"):
         right = np.zeros(len(fold), bool)
         for number in range(5):
@@ -102,10 +102,10 @@ def test_what_is_finished_is_not_trained_again(trained, tmp_path):
 def test_the_same_settings_train_the_same_network_and_only_what_is_missing(trained, tmp_path, monkeypatch, lost):
     place, result = trained
     models = shutil.copytree(place / "models" / "digits-cnn", tmp_path / "digits-cnn")
-    record = json.loads((models / "training.json").read_text())
+    record = json.loads((models / "training.json").read_text(encoding="utf-8"))
     if lost.startswith("shuffled"):
         record["networks"].pop(lost)
-        (models / "training.json").write_text(json.dumps(record))
+        (models / "training.json").write_text(json.dumps(record), encoding="utf-8")
     else:
         (models / f"{lost}.safetensors").write_bytes(b"half of it")
     fits, fit = [], digit_models.fit
@@ -123,7 +123,7 @@ def test_the_same_settings_train_the_same_network_and_only_what_is_missing(train
 def test_what_was_trained_otherwise_is_not_found(trained, tmp_path, other):
     place, _ = trained
     models = shutil.copytree(place / "models" / "digits-cnn", tmp_path / "digits-cnn")
-    text = (models / "training.json").read_text()
+    text = (models / "training.json").read_text(encoding="utf-8")
     given, recorded = DigitModels(**{**FEW, "output": str(tmp_path)}), json.loads(text)
     wanted, key = digit_models.runs("digits", given), digit_models.settings(digits.load("digits"), given)
     networks, rows = digit_models._found("digits", "cnn", models, wanted, key)
@@ -132,7 +132,7 @@ def test_what_was_trained_otherwise_is_not_found(trained, tmp_path, other):
         recorded["settings"][other] = 0.002
     else:
         recorded["fold_of"] = recorded["fold_of"][::-1]
-    (models / "training.json").write_text(text[:100] if other == "broken" else json.dumps(recorded))
+    (models / "training.json").write_text(text[:100] if other == "broken" else json.dumps(recorded), encoding="utf-8")
     assert digit_models._found("digits", "cnn", models, wanted, key) == ({}, {})
 
 
@@ -141,7 +141,10 @@ def test_the_bundled_networks_are_what_their_card_and_their_record_say():
         data = digits.load(dataset)
         for architecture in digits.ARCHITECTURES:
             place = bundled.directory(dataset, architecture)
-            card, record = (place / "README.md").read_text(), json.loads((place / "training.json").read_text())
+            card, record = (
+                (place / "README.md").read_text(encoding="utf-8"),
+                json.loads((place / "training.json").read_text(encoding="utf-8")),
+            )
             runs = digit_models.runs(dataset, DigitModels())
             assert record["settings"] == DigitModels().recipe()
             assert record["fold_of"] == "".join(map(str, images.fold_of(data)))
@@ -161,7 +164,10 @@ def test_the_bundled_networks_are_what_their_card_and_their_record_say():
 
 @pytest.mark.parametrize("architecture", digits.ARCHITECTURES)
 def test_the_cards_of_digits_tell_the_accuracy_of_every_writer(architecture):
-    data, card = digits.load("digits"), (bundled.directory("digits", architecture) / "README.md").read_text()
+    data, card = (
+        digits.load("digits"),
+        (bundled.directory("digits", architecture) / "README.md").read_text(encoding="utf-8"),
+    )
     for seed, of_fold in bundled.by_fold("digits", architecture).items():
         parts = [
             (data.writers[held_out], digits.logits(network, data.images[held_out]).argmax(1) == data.labels[held_out])

@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
     p = LanguageModelAdapters(**FEW, **BOTH, output=str(place / "data"))
     there = ROOT / "data" / "language_model_adapters" / "r4"
     first = shutil.copytree(there, place / "data" / "language_model_adapters" / "r4")
-    record = json.loads((first / adapters.RECORD).read_text())
+    record = json.loads((first / adapters.RECORD).read_text(encoding="utf-8"))
     adapters.save_record(first, record | {"settings": record["settings"] | p.recipe()})
     before = (first / "README.md").stat().st_mtime_ns
     return place, p, running.execute(NOTEBOOK, place, **FEW, **BOTH, output=str(place / "data")), before
@@ -50,7 +50,10 @@ def test_a_finished_adapter_is_found_and_the_others_are_trained(trained):
     assert (there / "r4" / "README.md").stat().st_mtime_ns == before
     assert sorted(file.name for file in there.iterdir()) == ["r3-seed5-author", "r3-seed5-author-step2", "r4"]
     assert [row["adapter"] for row in running.rows(result, "accuracy")] == ["r4", "r3-seed5-author"]
-    steps = [row["step"] for row in json.loads((there / "r3-seed5-author" / "training.json").read_text())["curve"]]
+    steps = [
+        row["step"]
+        for row in json.loads((there / "r3-seed5-author" / "training.json").read_text(encoding="utf-8"))["curve"]
+    ]
     assert steps == [0, 2, 3]
 
 
@@ -70,7 +73,7 @@ def test_what_a_run_has_written_is_found_finished_unless_a_part_is_lost(trained,
     _, run = p.runs()
     with pytest.raises(Loaded) if lost else nullcontext():
         curve = language_model.train_adapter(run, p, there / run[0], 0.5)
-        assert curve == json.loads((there / run[0] / adapters.RECORD).read_text())["curve"]
+        assert curve == json.loads((there / run[0] / adapters.RECORD).read_text(encoding="utf-8"))["curve"]
 
 
 def test_it_reports_loss_accuracy_yardsticks_and_sizes(trained):

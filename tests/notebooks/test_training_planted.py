@@ -39,7 +39,7 @@ def test_it_saves_networks_with_their_measured_accuracy(trained):
         network.load_state_dict(tensors)
         fresh = truth.make(row["task"], 500, np.random.default_rng([2, truth.TASKS.index(row["task"])]))
         assert row["accuracy"] == digits.accuracy(network, fresh.images, fresh.labels) > 0.6
-        card = (directory / "README.md").read_text()
+        card = (directory / "README.md").read_text(encoding="utf-8")
         assert f"| `seed_{row['seed']}` | {row['accuracy']:.4f} |" in card
         assert "steps 120" in card
         assert str(place) not in card

@@ -7,8 +7,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
+from helpers import frames
 from helpers.press import pages
-from helpers.show import explore
+from tests import public
 
 
 def notebook(*cells):
@@ -42,6 +43,8 @@ def test_links_lead_to_pages_that_are_there_and_nowhere_else():
     assert '<a href="../02_other/report.html" rel="noopener noreferrer">next</a>' in pages.page(content, {"02_other"})
     deep = notebook(text("[next](02_other.ipynb#part)"))
     assert "../02_other/report.html" in pages.page(deep, {"02_other"})
+    spaced = notebook(text("[next](my%20other%20%231.ipynb)"))
+    assert "../my%20other%20%231/report.html" in pages.page(spaced, {"my other #1"})
     alone = pages.page(content)
     assert "next and" in alone
     assert 'href="https://example.org/x.ipynb"' in alone
@@ -127,9 +130,6 @@ def test_text_in_a_formula_cannot_become_markup():
 
 
 def test_the_style_is_the_only_one_that_the_policy_lets_through():
-    import base64
-    import hashlib
-
     page = pages.page(notebook(text("# T")))
     style = page[page.index("<style>") + 7 : page.index("</style>")]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -137,28 +137,114 @@ def test_the_style_is_the_only_one_that_the_policy_lets_through():
 
 
 def test_an_index_links_what_is_there_and_escapes_it(tmp_path):
-    import json
-
     claims = [{"holds": True}, {"holds": True}, {"holds": False}, {"holds": None}]
     for name in ("a b", "<i>&"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(json.dumps({"notebook": name, "claims": claims}))
+        (tmp_path / name / "results.json").write_text(
+            json.dumps({"notebook": name, "claims": claims}), encoding="utf-8"
+        )
     for name, content in (("torn", "{"), ("another", '{"x": 1}'), ("list", "[1]")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(content)
+        (tmp_path / name / "results.json").write_text(content, encoding="utf-8")
     pages.write_index(tmp_path)
-    soup = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+    soup = BeautifulSoup((tmp_path / "index.html").read_text(encoding="utf-8"), "html.parser")
     links = {link.get_text(): link["href"] for link in soup.main.find_all("a")}
     assert links == {"a b": "a%20b/report.html", "<i>&": "%3Ci%3E%26/report.html"}
     assert "2 hold, 1 does not, 1 undecided" in soup.main.get_text()
 
 
+@pytest.fixture(scope="module")
+def others():
+    """The page of a notebook that is not ours."""
+    content = public.notebook()
+    before = nbformat.writes(content)
+    page = BeautifulSoup(pages.page(content, title="x"), "html.parser")
+    assert nbformat.writes(content) == before
+    return page
+
+
+def test_the_text_of_any_notebook_is_there_with_its_attachments_and_mathematics(others):
+    assert others.title.get_text() == others.h1.get_text() == 'Growth of a colony, r & "more"'
+    assert [link.get_text() for link in others.nav.find_all("a")] == ["Second part", "Outputs"]
+    pasted = others.find("img", alt="what was pasted")
+    assert pasted["src"] == f"data:image/png;base64,{public.picture()}"
+    for lost in ("what was lost", "the pipeline", "the logo"):
+        assert f"[picture: {lost}]" in others.main.get_text()
+    assert len(others.find_all("math")) == 3
+    assert others.math.find("msub")
+    assert "mtable" in str(others.find(class_="formula"))
+    assert "\\" not in others.main.get_text()
+    for table in others.find_all("table"):
+        assert table.find_parent(tabindex="0")  # which may be wider than the window
+
+
+def test_outputs_of_any_notebook_are_shown_or_said_not_to_be(others):
+    assert [cell.get_text() for cell in others.find_all("table")[1].find_all("td")] == ["one", "1.5", "<two>", "2.5"]
+    assert others.find("img", src=f"data:image/png;base64,{public.picture('teal')}")
+    text = others.main.get_text()
+    for kind in ("image/svg+xml", "application/javascript"):
+        assert f"Here is an output that a page cannot show: {kind}." in text
+    assert public.FIGURE not in text
+    assert "Javascript object" not in text
+    assert not others.find(["svg", "script"])
+    assert "a title in the SVG" not in text
+    assert others.find(class_="output_stderr").pre.get_text() == public.WARNING
+    assert others.find(class_="output_stdout").pre.get_text() == "done <b>\n"
+    assert others.find(class_="output_stdout").find(class_="ansi-green-intense-fg").get_text() == "done"
+    error = others.find(class_="output_error").pre.get_text()
+    assert "----> 1 1 / 0" in error
+    assert "ZeroDivisionError: division by <zero>" in error
+    assert "\x1b" not in str(others)
+
+
+WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
+PLOT = "<div><script>Plotly.newPlot()</script><div style='height:1px'></div></div>"
+BAR = "100%|██████| 10/10"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({WIDGET: {"model_id": "x"}, "text/plain": "IntSlider(value=3,\n description='x')"}, f"cannot show: {WIDGET}."),
+        ({WIDGET: {"model_id": "x"}, "text/plain": BAR}, BAR),
+        ({PLOTLY: {"data": []}, "text/html": PLOT}, f"cannot show: {PLOTLY}, text/html."),
+        ({PLOTLY: {"data": []}, "text/html": PLOT, "text/markdown": "*said* otherwise"}, "said otherwise"),
+        ({"text/html": "<svg><text>in it</text></svg>", "text/plain": ""}, "cannot show: text/html."),
+        ({"text/html": "<video controls>no video</video>", "text/plain": "<Video object>"}, "cannot show: text/html."),
+        ({"text/html": "<img src='x.svg' alt='a'>", "text/plain": "a plot"}, "a plot"),
+        ({"text/html": "", "text/plain": "<IPython.core.display.HTML object>"}, ""),
+        ({"text/markdown": "", "text/plain": "<IPython.core.display.Markdown object>"}, ""),
+        ({"text/plain": "<function f at 0x1>"}, "<function f at 0x1>"),
+        ({"application/x-<b>": "x"}, "cannot show: application/x-<b>."),
+    ],
+    ids=str,
+)
+def test_a_sentence_stands_only_where_nothing_else_is_said(data, expected):
+    cell = nbformat.v4.new_code_cell("1 < 2", outputs=[nbformat.v4.new_output("display_data", data=data)])
+    main = BeautifulSoup(pages.page(notebook(cell)), "html.parser").main
+    main.find("details").extract()
+    main.h1.extract()
+    said = " ".join(main.get_text().split())
+    assert said.endswith(expected)
+    assert bool(said) == bool(expected)
+    assert ("cannot show" in said) == ("cannot show" in expected)
+    assert not main.find("b")
+
+
+@pytest.mark.parametrize("name", ['"><script>x</script>', "a" * 500, "<i>'&amp;", ""])
+def test_a_notebook_without_a_heading_has_the_title_that_is_given(name):
+    soup = BeautifulSoup(pages.page(notebook(text("## Part")), title=name), "html.parser")
+    assert soup.title.get_text() == soup.h1.get_text() == name
+    assert not soup.find(["script", "i"])
+    assert soup.main.find().name == "h1"
+
+
 FROZEN = {
     "title": "T <b>",
     "axes": [
-        {"label": "a </script>", "help": "h", "words": ["x", "<i>"], "start": 1, "kinds": False, "needs": None},
-        {"label": "b", "help": "", "words": ["1", "2"], "start": 0, "kinds": True, "needs": [0, 1]},
-        {"label": "c", "help": "", "words": list("12345"), "start": 4, "kinds": True, "needs": None},
+        {"label": "a </script>", "help": "h", "words": ["x", "<i>"], "start": 1, "kinds": False},
+        {"label": "b", "help": "", "words": ["1", "2"], "start": 0, "kinds": True},
+        {"label": "c", "help": "", "words": list("12345"), "start": 4, "kinds": True},
     ],
     "note": "n",
     "frames": ["AAAA", ""],
@@ -169,7 +255,7 @@ FROZEN = {
 
 
 def frozen(**changes):
-    data = {"image_png": "iVBORw0KGgo=", "text_plain": "at <rest>", explore.MIME: FROZEN | changes}
+    data = {"image_png": "iVBORw0KGgo=", "text_plain": "at <rest>", frames.MIME: FROZEN | changes}
     return output(alt="the alt", **data)
 
 
@@ -220,17 +306,17 @@ def test_without_the_metadata_of_its_figure_an_explorer_is_that_figure():
 
 def test_the_line_of_an_explorer_stands_once():
     cell = frozen()
-    line = nbformat.v4.new_output("display_data", data={"text/html": "<p>at &lt;rest></p>"}, metadata={explore.LINE: 1})
+    line = nbformat.v4.new_output("display_data", data={"text/html": "<p>at &lt;rest></p>"}, metadata={frames.LINE: 1})
     cell.outputs.append(line)
     assert pages.page(notebook(cell)).count("at &lt;rest") == 1
-    cell.outputs[0].data[explore.MIME] = {}
+    cell.outputs[0].data[frames.MIME] = {}
     assert pages.page(notebook(cell)).count("at &lt;rest") == 1
 
 
 def test_a_cell_may_have_several_explorers_each_with_its_line():
-    cell, line = frozen(), nbformat.v4.new_output("display_data", data={"text/html": "l"}, metadata={explore.LINE: 1})
-    cell.outputs = [cell.outputs[0], line, cell.outputs[0], line, nbformat.v4.new_output("stream", text="after")]
-    cell.outputs[2].metadata[explore.LINE] = 1  # what it claims besides does not take it away
+    cell, line = frozen(), nbformat.v4.new_output("display_data", data={"text/html": "l"}, metadata={frames.LINE: 1})
+    cell.outputs = [cell.outputs[0], line, frozen().outputs[0], line, nbformat.v4.new_output("stream", text="after")]
+    cell.outputs[2].metadata[frames.LINE] = 1  # what it claims besides does not take it away
     soup = BeautifulSoup(pages.page(notebook(cell)), "html.parser")
     names = [
         {radio["name"] for radio in each.find_all("input", type="radio")} for each in soup.find_all(class_="explorer")

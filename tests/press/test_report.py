@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from helpers import files
-from helpers.press import Report, report
-from helpers.press.report import verdict
+from helpers.press import Report, provenance, report
+from helpers.press.results import read_result, verdict
 from helpers.values import Nothing
 
 
@@ -23,40 +23,43 @@ def shown(monkeypatch):
         seen.extend((type(content).__name__, content) for content in contents)
         return Handle() if display_id else None
 
-    monkeypatch.setattr(report, "display", display)
+    for module in (report, provenance):
+        monkeypatch.setattr(module, "display", display)
     return seen
 
 
 def test_result_file_holds_everything_and_appears_with_the_last_cell(tmp_path, shown):
     place = tmp_path / "new" / "results.json"
     run = Report("name", {"seed": 3}, str(place))
-    run.claim("one", "It is so.", statistic=np.float64(2.5), threshold=2, holds=np.bool_(True), source="a paper")
-    run.claim("two", "It is not.", statistic=np.nan, threshold=None, holds=False, source="here")
-    run.claim("three", "Who knows.", statistic=None, threshold=None, holds=None, source="here")
+    run.claim("one", np.float64(2.5), above=2, says="It is so.", source="a paper")
+    run.claim("two", np.int64(3), below=3, says="It is not.")
+    run.claim("three", np.nan, below=Nothing("there is no other"), says="Who knows.")
     run.table("t", pd.DataFrame({"k": [1, 2], "z": [0.5, np.nan]}), "caption")
     run.finding("found")
     run.finding("the answer", first=True)
     assert not place.exists()
     run.finish()
-    content = json.loads(place.read_text())
+    content = json.loads(place.read_text(encoding="utf-8"))
     assert content["complete"] is True
     assert content["notebook"] == "name"
     assert content["parameters"] == {"seed": 3}
-    assert [claim["holds"] for claim in content["claims"]] == [True, None, None]
+    assert [claim["holds"] for claim in content["claims"]] == [True, False, None]
     assert content["claims"][0] == {
         "name": "one", "statement": "It is so.", "statistic": 2.5, "threshold": 2.0, "holds": True, "source": "a paper",
         "found": "",
     }  # fmt: skip
-    assert content["claims"][1]["statistic"] is None
+    assert [content["claims"][2][name] for name in ("statistic", "threshold")] == [None, None]
     assert content["tables"]["t"] == {"columns": ["k", "z"], "rows": [[1, 0.5], [2, None]]}
-    assert {"commit", "versions", "inputs", "threads", "seconds", "peak_memory_mb"} <= content["provenance"].keys()
+    assert list(content["provenance"]) == [
+        "commit", "version", "python", "versions", "inputs", "threads", "seconds", "peak_memory_mb",
+    ]  # fmt: skip
     assert [text.strip() for kind, text in shown if kind == "answer"] == ["the answer", "", "- found"]
     assert list(place.parent.iterdir()) == [place]
 
 
 def test_pandas_reads_a_result_file(tmp_path, shown):
     run = Report("name", {}, str(tmp_path / "r.json"))
-    run.claim("one", "So.", statistic=2.5, threshold=2, holds=True, source="here", found="2.5 of it")
+    run.claim("one", 2.5, above=2, says="So.", found="{value} of it")
     frame = pd.DataFrame({"k": [1, 2], "z": [0.5, np.nan], "name": ["a", "b"]})
     run.table("t", frame, "caption")
     run.finish()
@@ -138,8 +141,9 @@ def test_a_picture_at_the_top_is_shown_where_the_report_was_made(shown):
 
 def test_claims_are_tallied_and_shown_with_what_was_found(shown):
     run = Report("name", {})
-    for holds in (True, False, False, None):
-        run.claim("c", "<b>So.", statistic=1, threshold=0, holds=holds, source="here", found="1 <i>")
+    for below in (2, 1, 0):
+        run.claim("c", 1, below=below, says="<b>So.", found="1 <i>")
+    run.claim("c", 1, below=2, says="<b>So.", unless="1 <i>")
     run.finish()
     table = next(content.data for kind, content in shown if kind == "HTML" and "<h2>Claims" in content.data)
     assert "1 hold, 2 do not, 1 undecided" in table
@@ -148,7 +152,7 @@ def test_claims_are_tallied_and_shown_with_what_was_found(shown):
 
 
 def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
-    report.write_together(tmp_path, {"a": "old", "b": "old"})
+    files.write_together(tmp_path, {"a": "old", "b": "old"})
     written = []
 
     def fail(path, content):
@@ -156,11 +160,11 @@ def test_files_are_written_together_or_not_at_all(tmp_path, monkeypatch):
         if path.name == "b":
             raise OSError("disk full")
 
-    monkeypatch.setattr(report, "write_whole", fail)
+    monkeypatch.setattr(files, "write_whole", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write_together(tmp_path, {"a": "new", "b": "new"})
+        files.write_together(tmp_path, {"a": "new", "b": "new"})
     assert written == ["a", "b"]
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+    assert {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()} == {"a": "old", "b": "old"}
 
 
 def test_no_path_no_file(tmp_path, shown, monkeypatch):
@@ -175,7 +179,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         files.write_whole(place, "new")
-    assert place.read_text() == "old"
+    assert place.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [place]
 
 
@@ -206,12 +210,14 @@ def test_names_from_files_stay_text_in_markdown_and_in_tables(text, shown):
     assert table.count("<t") == len(["table", "thead", "tr", "th", "tbody", "tr", "td"])
 
 
-def test_numbers_without_end_are_shown_and_undecided(tmp_path, shown):
+def test_numbers_without_end_are_shown_and_null_in_the_file(tmp_path, shown):
     run = Report("name", {}, str(tmp_path / "r.json"))
     run.table("t", pd.DataFrame({"z": [np.inf, np.nan, 12.5]}), "caption")
-    run.claim("c", "So.", statistic=np.inf, threshold=3, holds=True, source="here")
+    run.claim("c", np.inf, above=3, says="So.")
     run.finish()
-    assert json.loads((tmp_path / "r.json").read_text())["tables"]["t"]["rows"] == [[None], [None], [12.5]]
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert found["tables"]["t"]["rows"] == [[None], [None], [12.5]]
+    assert (found["claims"][0]["holds"], found["claims"][0]["statistic"]) == (True, None)
 
 
 def test_figures_are_numbered_and_carry_their_text_as_text(shown):
@@ -228,10 +234,10 @@ def test_figures_are_numbered_and_carry_their_text_as_text(shown):
 
 def test_raised_digits_are_markup_on_the_page_and_text_in_the_file(tmp_path, shown):
     run = Report("name", {}, str(tmp_path / "r.json"))
-    run.claim("c", "p is 4·10⁻⁴¹.", statistic=1, threshold=0, holds=True, source="here")
+    run.claim("c", 1, above=0, says="p is 4·10⁻⁴¹.")
     run.finish()
     assert "10<sup>−41</sup>." in shown[3][1].data
-    assert json.loads((tmp_path / "r.json").read_text())["claims"][0]["statement"] == "p is 4·10⁻⁴¹."
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["claims"][0]["statement"] == "p is 4·10⁻⁴¹."
 
 
 def test_a_folded_table_is_recorded_whole_and_opens_by_a_click(shown):
@@ -249,3 +255,28 @@ def test_hashes_are_sha256_and_a_very_large_file_is_not_read(tmp_path, monkeypat
     assert files.file_hash(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     monkeypatch.setattr(files, "HASHED_UP_TO", 2)
     assert files.file_hash(file) == "not hashed: 3 bytes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"notebook": "n"}',
+        '{"notebook": 1, "claims": []}',
+        '{"notebook": "n", "claims": [{"name": "c"}]}',
+        '{"notebook": "n", "claims": [{"holds": []}]}',
+    ],
+)
+def test_what_is_no_result_file_is_not_read_as_one(tmp_path, shown, text):
+    file = tmp_path / "results.json"
+    assert read_result(file) is None
+    file.write_text(text, encoding="utf-8")
+    assert read_result(file) is None
+    file.write_bytes(b"\xff" + text.encode())
+    assert read_result(file) is None
+    Report("name", {"a": 1}, str(file)).finish()
+    assert read_result(file)["parameters"] == {"a": 1}

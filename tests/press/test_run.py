@@ -1,5 +1,4 @@
 import asyncio
-import base64
 import json
 import os
 import re
@@ -18,12 +17,11 @@ import pytest
 from click.testing import CliRunner
 from papermill import cli
 
-from helpers import digits
-from helpers.parameters import BadParameter, RandomBaselines
+from helpers import digits, frames
+from helpers.parameters import BadParameter
 from helpers.paths import ROOT
-from helpers.press import run, sweep
-from helpers.press.run import Outcome, RunFailed
-from helpers.show import explore
+from helpers.press import kernel, run, sweep
+from helpers.press.kernel import Outcome, RunFailed
 from tests import kernels, small
 
 FILES = ["notebook.ipynb", "report.html", "results.json"]
@@ -44,7 +42,7 @@ def papermill(tmp_path, forked, monkeypatch):
         source, out = tmp_path / "in.ipynb", tmp_path / "out.ipynb"
         nbformat.write(cells, source)
         words = [str(source), str(out), *words, "--cwd", str(ROOT), "--no-progress-bar"]
-        return str(CliRunner().invoke(cli.papermill, words).exception or ""), out.read_text()
+        return str(CliRunner().invoke(cli.papermill, words).exception or ""), out.read_text(encoding="utf-8")
 
     return run_it
 
@@ -60,14 +58,16 @@ def contents(place):
 def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path, forked):
     place = run.run(notebook, {}, tmp_path / "out")
     assert names(place) == FILES
-    assert json.loads((place / "results.json").read_text())["complete"] is True
+    assert json.loads((place / "results.json").read_text(encoding="utf-8"))["complete"] is True
     good = contents(place)
     with pytest.raises(RunFailed, match=r"small: RuntimeError: as asked") as failure:
         run.run(notebook, {"fail": True}, tmp_path / "out")
     assert failure.value.outcome is Outcome.FAILED_CELL
     assert "the report beside it is an earlier run's" in str(failure.value)
-    assert "as asked" in (place / "failed.ipynb").read_text()
+    assert "as asked" in (place / "failed.ipynb").read_text(encoding="utf-8")
     assert good.items() <= contents(place).items()
+    (place / ".new-x").mkdir()  # of a run that was killed while it wrote
+    (place / ".new-x" / "report.html").touch()
     run.run(notebook, {}, tmp_path / "out")
     assert names(place) == FILES
 
@@ -83,7 +83,12 @@ def test_run_writes_all_three_or_keeps_the_old_ones(notebook, tmp_path, forked):
         ("int('x')", None, Outcome.FAILED_CELL, "small: ValueError: invalid literal .* 'x', in cell 4 of"),
         ("len(1)", None, Outcome.FAILED_CELL, "small: TypeError: object of type 'int' has no len.*, in cell 4 of"),
         ("{}['x']", None, Outcome.FAILED_CELL, "small: KeyError: 'x', in cell 4 of section “Title & more”"),
-        ("pass", None, Outcome.FAILED_CELL, "ended without its result file"),
+        (
+            "pass",
+            None,
+            Outcome.FAILED_CELL,
+            "ended without writing a result file, of notebook and claims, to `results`",
+        ),
         (
             "from helpers.weights import WeightsError as E\nraise E('torn')",
             None,
@@ -118,13 +123,13 @@ def test_how_a_run_ended_is_told_and_what_was_there_stays(source, limit, outcome
     place.mkdir(parents=True)
     old = dict.fromkeys(FILES, '{"notebook": "old", "claims": []}')
     for name, text in old.items():
-        (place / name).write_text(text)
+        (place / name).write_text(text, encoding="utf-8")
     started = nullcontext() if outcome is Outcome.DEAD_KERNEL else kernels.forked()
     with started, pytest.raises(RunFailed, match=message) as failure:
         run.run(notebook, {}, tmp_path / "out", limit=limit)
     assert failure.value.outcome is outcome
     assert str(place / "failed.ipynb") in str(failure.value)
-    assert {name: (place / name).read_text() for name in FILES} == old
+    assert {name: (place / name).read_text(encoding="utf-8") for name in FILES} == old
     cells = [cell for cell in nbformat.read(place / "failed.ipynb", as_version=4).cells if cell.cell_type == "code"]
     outputs = [[output.output_type for output in cell.outputs] for cell in cells]
     assert outputs[:3] == [[], [], ["stream"]]
@@ -141,29 +146,18 @@ def test_nothing_of_a_kernel_is_left(tmp_path):
     assert small.processes(mark) == []
 
 
-def test_a_kernel_that_does_not_start_is_tried_again_and_nothing_else_is(notebook, tmp_path, monkeypatch, forked):
-    starts, start = [], run.NotebookClient.async_start_new_kernel_client
-
-    async def fail(client):
-        starts.append(client)
-        if len(starts) < failures:
-            raise RuntimeError("Kernel died before replying to kernel_info")
-        return await start(client)
-
-    monkeypatch.setattr(run.NotebookClient, "async_start_new_kernel_client", fail)
-    failures = run.STARTS
-    assert names(run.run(notebook, {}, tmp_path)) == FILES
-    assert len(starts) == run.STARTS
-    starts.clear()
-    with pytest.raises(RunFailed, match="as asked"):
-        run.run(notebook, {"fail": True}, tmp_path)
-    assert len(starts) == run.STARTS
-    starts.clear()
-    failures = 99
-    with pytest.raises(RunFailed, match="did not start") as failure:
+def test_a_kernel_that_does_not_start_is_told(notebook, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel.sys, "executable", str(tmp_path / "gone"))
+    with pytest.raises(RunFailed, match=r"the kernel of small did not start: .*gone") as failure:
         run.run(notebook, {}, tmp_path)
     assert failure.value.outcome is Outcome.KERNEL_NOT_STARTED
-    assert len(starts) == run.STARTS
+
+
+def test_bars_that_are_done_leave_nothing(forked):
+    sources = ["print('   ', end='\\r')", "print('said')"]
+    content = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources)))
+    asyncio.run(kernel.execute(content, name="small"))
+    assert [len(cell.outputs) for cell in content.cells] == [0, 1]
 
 
 def test_a_full_disk_leaves_the_old_report_whole(notebook, tmp_path, forked):
@@ -174,7 +168,7 @@ def test_a_full_disk_leaves_the_old_report_whole(notebook, tmp_path, forked):
     padded = small.write(tmp_path / "more" / "small.ipynb", "print(('x' * 99 + '\\n') * 3000)", small.LIGHT)
     words = [sys.executable, "-m", "helpers", "run", str(padded), "--out", str(tmp_path / "out")]
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
-    limited = subprocess.run(words, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
+    limited = subprocess.run(words, cwd=ROOT, preexec_fn=limit, capture_output=True, encoding="utf-8", check=False)
     assert limited.returncode == Outcome.NOT_WRITTEN
     assert limited.stderr.splitlines()[-1].startswith(
         f"error: small ran, but {place} cannot be written: File too large"
@@ -194,12 +188,12 @@ def test_no_place_for_temporary_files_ends_a_run_and_leaves_the_old_report(noteb
 
 def test_a_kernel_is_told_whether_its_page_has_sliders(tmp_path, forked):
     """`run` makes pages with sliders, a refreshed notebook has the figures at rest."""
-    asked = f"os.environ[{explore.FRAMES!r}]"
+    asked = f"os.environ[{frames.ASKED!r}]"
     source = "import os\n" + small.LIGHT.replace('"tables": {}', f'"tables": {{"t": {asked}}}')
     place = run.run(small.write(tmp_path / "small.ipynb", source), {}, tmp_path / "out")
-    assert json.loads((place / "results.json").read_text())["tables"]["t"] == "1"
+    assert json.loads((place / "results.json").read_text(encoding="utf-8"))["tables"]["t"] == "1"
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"import os; print(repr({asked}))")])
-    asyncio.run(run.execute(content, name="small"))
+    asyncio.run(kernel.execute(content, name="small"))
     assert content.cells[0].outputs[0].text == "''\n"
 
 
@@ -210,17 +204,19 @@ def test_several_run_at_once_and_one_that_fails_does_not_stop_the_others(tmp_pat
     bad = small.write(tmp_path / "bad.ipynb", "1 / 0")
     one, failure, two = run.run_all([notebooks[0], bad, notebooks[1]], {}, tmp_path / "out", jobs=3)
     assert failure.outcome is Outcome.FAILED_CELL
-    (a, b, threads), (c, d, _) = (json.loads((x / "results.json").read_text())["tables"]["t"] for x in (one, two))
+    (a, b, threads), (c, d, _) = (
+        json.loads((x / "results.json").read_text(encoding="utf-8"))["tables"]["t"] for x in (one, two)
+    )
     assert max(a, c) < min(b, d)
     assert threads == os.environ.get("OMP_NUM_THREADS", str(max(1, os.cpu_count() // 3)))
-    index = (tmp_path / "out" / "index.html").read_text()
+    index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert index.count("/report.html") == 2
     assert "0 hold, 1 does not, 0 undecided" in index
 
 
 def test_a_page_or_a_result_that_is_none_keeps_the_notebook(notebook, tmp_path, monkeypatch, forked):
     other = small.write(tmp_path / "other.ipynb", "open(results, 'w').write('{}')")
-    with pytest.raises(RunFailed, match="a result file without notebook and claims"):
+    with pytest.raises(RunFailed, match="ended without writing a result file"):
         run.run(other, {}, tmp_path / "out")
     monkeypatch.setattr(run.pages, "page", lambda *_: 1 / 0)
     with pytest.raises(RunFailed, match="its page cannot be made: ZeroDivisionError") as failure:
@@ -239,13 +235,13 @@ def test_notebooks_of_one_name_are_refused(notebook, tmp_path):
 
 def test_threads_are_shared_among_the_kernels_unless_the_user_says(tmp_path, monkeypatch, forked):
     notebook = small.write(tmp_path / "n.ipynb", "import os\nprint(os.environ['OMP_NUM_THREADS'])")
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(kernel.os, "cpu_count", lambda: 8)
     for variable, jobs, expected in ((None, 2, "4"), (None, 16, "1"), ("3", 2, "3")):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if variable:
             monkeypatch.setenv("OMP_NUM_THREADS", variable)
         content = run.load(notebook)
-        asyncio.run(run.execute(content, name="n", jobs=jobs))
+        asyncio.run(kernel.execute(content, name="n", jobs=jobs))
         assert content.cells[-1].outputs[0].text == expected + "\n"
 
 
@@ -270,16 +266,16 @@ def test_an_interrupted_run_keeps_what_it_had_and_its_kernel_goes(tmp_path):
     words = [sys.executable, "-m", "helpers", "run", str(notebook), "--out", str(tmp_path)]
     mark = f"MARK={tmp_path}"
     environment = {"MARK": str(tmp_path), **os.environ}
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, encoding="utf-8")
     while not (tmp_path / "here").exists():
         assert process.poll() is None
         time.sleep(0.05)
     assert len(small.processes(mark)) >= 2  # it and its kernel
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30)[1].splitlines()[-1].startswith("error: interrupted")
-    assert process.returncode == Outcome.INTERRUPTED
+    assert process.returncode == Outcome.TERMINATED
     assert small.processes(mark) == []
-    assert "small was interrupted in section" in (tmp_path / "small" / "failed.ipynb").read_text()
+    assert "small was interrupted in section" in (tmp_path / "small" / "failed.ipynb").read_text(encoding="utf-8")
 
 
 def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp_path, call, forked):
@@ -295,15 +291,14 @@ def test_command_line_tells_a_bad_parameter_from_a_failed_notebook(notebook, tmp
     several = call("run", "02_random_baselines", "03_digit_saliency", "--out", tmp_path, "-p", "draws", "9")
     assert several[:2] == (2, "")  # refused for the second before the first runs
     assert "there is no parameter 'draws'" in several[2]
-    (tmp_path / "torn.ipynb").write_text('{"cells": [')
+    (tmp_path / "torn.ipynb").write_text('{"cells": [', encoding="utf-8")
     unreadable = call("run", tmp_path / "torn.ipynb")
     assert unreadable[0] == Outcome.UNREADABLE_FILE
     assert "cannot be read as a notebook" in unreadable[2]
     for option, value, expected in (
-        ("--jobs", "0", "1 or more"),
-        ("--jobs", "1_0", "1 or more"),
-        ("--limit", "-3", "0 for no limit"),
-        ("--limit", "1:30", "0 for no limit"),
+        ("--jobs", "0", "0 is not in the range x>=1"),
+        ("--limit", "-3", "-3 is not in the range x>=0"),
+        ("--limit", "1:30", "'1:30' is not a valid integer"),
     ):
         status, _, said = call("run", notebook, f"{option}={value}")
         assert status == Outcome.BAD_PARAMETER
@@ -327,7 +322,7 @@ def test_numbers_are_decimal_whichever_way_they_come(text, value, tmp_path, call
     seen = []
 
     def keep(notebooks, given, *_, **__):
-        seen.append(run.check(notebooks[0], given))
+        seen.append(run.check(notebooks[0].stem, given, run.load(notebooks[0])))
         return [RunFailed(Outcome.DEAD_KERNEL, "here")]
 
     monkeypatch.setattr(run, "run_all", keep)
@@ -373,7 +368,7 @@ def test_the_published_figure_is_refused_in_01_and_its_notebook_named(tmp_path, 
     nbformat.write(content, tmp_path / "in.ipynb")
     words = ["-p", "preset", "paper", "--cwd", str(ROOT), "--no-progress-bar"]
     command = [sys.executable, "-m", "papermill", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode
     assert said in done.stderr
 
@@ -391,7 +386,7 @@ def test_a_parameter_that_only_the_inputs_refuse_is_one_sentence_from_run_sweep_
     status, _, error = call("sweep", notebook, *given, "--over", "seed=1", "--out", out / "sweeps")
     assert status == Outcome.BAD_PARAMETER
     assert error.startswith("error: 1 of 1 runs failed")
-    (record,) = (json.loads(file.read_text()) for file in (out / "sweeps").glob("*/*/run.json"))
+    (record,) = (json.loads(file.read_text(encoding="utf-8")) for file in (out / "sweeps").glob("*/*/run.json"))
     assert (record["outcome"], record["message"]) == (Outcome.BAD_PARAMETER, f"03_digit_saliency: {said}")
     error, _ = papermill(nbformat.read(notebook, as_version=4), *given)
     assert error.rstrip().endswith(f"BadParameter: {said}")
@@ -407,7 +402,10 @@ def test_a_page_can_be_rendered_again(notebook, tmp_path, call):
     place = run.run(notebook, {}, tmp_path / "out")
     again = call("render", place / "notebook.ipynb", "--out", tmp_path / "page.html")
     assert again[:2] == (0, f"page: {tmp_path / 'page.html'}\n")
-    page, report = (tmp_path / "page.html").read_text(), (place / "report.html").read_text()
+    page, report = (
+        (tmp_path / "page.html").read_text(encoding="utf-8"),
+        (place / "report.html").read_text(encoding="utf-8"),
+    )
     assert page == report.replace('<p><a href="../index.html">All reports</a></p>\n', "") != report
 
 
@@ -418,97 +416,12 @@ def test_notebooks_are_found_by_name_and_a_wrong_one_is_told(tmp_path):
         run.find("03_digit_salience")
     with pytest.raises(BadParameter, match="is not a file"):
         run.find(str(tmp_path / "none.ipynb"))
+    with pytest.raises(BadParameter, match="an empty text is not a file"):
+        run.find("")
     with pytest.raises(BadParameter, match="leave it out, and give --out"):
-        run.check("01_subspace_similarity", {"results": "x"})
+        run.check("01_subspace_similarity", {"results": "x"}, None)
 
 
 def test_parameters_reach_the_kernel_as_the_schema_reads_them():
     given = {"seed": "3", "adapters": "[a, b]", "module": "query"}
-    assert run.check("01_subspace_similarity.ipynb", given) == {"seed": 3, "adapters": ["a", "b"], "module": "query"}
-
-
-def test_the_cell_of_parameters_is_kept_as_the_schema_has_it(tmp_path, call, forked):
-    notebook = small.write(tmp_path / "02_random_baselines.ipynb", "print(rank_i)")
-    small_cell, cell = small.PARAMETERS, RandomBaselines.cell()
-    run.refresh(notebook)
-    fresh = notebook.read_text()
-    content = nbformat.reads(fresh, as_version=4)
-    assert content.cells[1].source == cell != small_cell
-    assert content.cells[2].outputs[0].text == f"{RandomBaselines.model_fields['rank_i'].default}\n"
-    # another word of its help makes no output stale, another default does; neither is run
-    for old, new, stale in (("first subspace", "one subspace", False), ("rank_i: int = 38", "rank_i: int = 37", True)):
-        assert old in cell
-        content.cells[1].source = cell.replace(old, new)
-        content.metadata["source_digest"] = run.source_digest(content)
-        nbformat.write(content, notebook)
-        assert call("refresh", "--parameters", notebook)[0] == Outcome.DONE
-        found = nbformat.read(notebook, as_version=4)
-        assert (notebook.read_text() == fresh) is not stale
-        assert (found.metadata["source_digest"] == run.source_digest(found)) is not stale
-        assert found.cells[1].source == cell
-        assert found.cells[2] == content.cells[2]
-
-
-def test_a_failed_refresh_leaves_the_notebook(tmp_path, forked):
-    notebook = small.write(tmp_path / "small.ipynb", "1 / 0")
-    before = notebook.read_text()
-    with pytest.raises(RunFailed, match="ZeroDivisionError") as failure:
-        run.refresh(notebook)
-    assert notebook.read_text() == before
-    assert "ZeroDivisionError" in notebook.with_suffix(".failed.ipynb").read_text()
-    assert str(notebook.with_suffix(".failed.ipynb")) in str(failure.value)
-
-
-def test_refresh_puts_outputs_in_and_nothing_of_the_machine(notebook, forked):
-    run.refresh(notebook)
-    text, content = notebook.read_text(), nbformat.read(notebook, as_version=4)
-    assert "So." in text
-    assert "papermill" not in text
-    assert str(notebook.parent) not in text
-    assert not re.search(r"\d{4}-\d\d-\d\dT", text)
-    assert content.metadata["source_digest"] == run.source_digest(content)
-    content.cells[0].source += "prose may change"
-    assert content.metadata["source_digest"] == run.source_digest(content)
-    content.cells[1].source += "\nchanged = 1"
-    assert content.metadata["source_digest"] != run.source_digest(content)
-    ids = [cell.id for cell in content.cells]
-    run.refresh(notebook)
-    assert [cell.id for cell in nbformat.read(notebook, as_version=4).cells] == ids
-
-
-def test_the_picture_is_that_of_the_cell_with_the_tag_and_bars_that_are_done_leave_nothing():
-    def cell(*outputs, tags=()):
-        found = nbformat.v4.new_code_cell(metadata={"tags": list(tags)})
-        found.outputs = [nbformat.from_dict(output) for output in outputs]
-        return found
-
-    def png(text):
-        return {"output_type": "display_data", "metadata": {}, "data": {"image/png": base64.b64encode(text).decode()}}
-
-    def stream(text):
-        return {"output_type": "stream", "name": "stdout", "text": text}
-
-    cells = [cell(png(b"one"), stream("   \r")), cell(stream("said\n"), png(b"two"), tags=["picture"])]
-    content = nbformat.v4.new_notebook(cells=cells)
-    assert run.first_figure(content) == b"two"
-    run.drop_blank_streams(content)
-    kinds = [[output.output_type for output in each.outputs] for each in cells]
-    assert kinds == [["display_data"], ["stream", "display_data"]]
-    content.cells[1].metadata["tags"] = []
-    assert run.first_figure(content) == b"one"
-
-
-def digest(*sources):
-    return run.source_digest(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))))
-
-
-def test_a_digest_passes_over_where_helpers_keep_things_and_over_nothing_else():
-    old = digest("import numpy as np\nfrom helpers import figures", "figures.span(np.ones(2))  # as it was")
-    assert digest("import numpy as np\nfrom helpers.show import words", "words.span( np.ones(2) )") == old
-    for imports, code in (
-        ("import numpy as np\nfrom helpers import figures", "figures.number(np.ones(2))"),  # another function
-        ("import numpy as np\nfrom helpers import figures", "figures.span(np.ones(3))"),
-        ("import numpy as np\nfrom helpers import figures", "figures.span(np.zeros(2))"),  # of another library
-        ("import scipy as np\nfrom helpers import figures", "figures.span(np.ones(2))"),
-    ):
-        assert digest(imports, code) != old
+    assert run.check("01_subspace_similarity", given, None) == {"seed": 3, "adapters": ["a", "b"], "module": "query"}

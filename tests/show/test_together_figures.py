@@ -383,10 +383,10 @@ def test_a_card_draws_the_tables_and_is_that_of_a_new_one(tables):
     fresh, same = explorers.adapters_together(tables).picture(**at)
     assert line == same
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(fresh))
-    card, (layer, kind, pair) = walker._draw.__self__.card, place
+    card, (layer, kind, pair) = walker._draw.__self__, place
     own = tables.pairs[(tables.pairs["one"] == pair[0]) & (tables.pairs["other"] == pair[1])]
     own = own[own["projection"] == kind].set_index("layer")
-    np.testing.assert_array_equal(card.line.get_ydata(), own["cosine"])
+    np.testing.assert_array_equal(card.curve.get_ydata(), own["cosine"])
     np.testing.assert_array_equal(card.sure.get_xdata(), own.index[own["cosine_p_holm"] < 0.05])
     assert card.here.get_xdata() == [layer, layer]
     module = own["module"][layer]
@@ -405,7 +405,7 @@ def test_a_card_draws_the_tables_and_is_that_of_a_new_one(tables):
     np.testing.assert_array_equal(card.kept_dots.get_xdata(), [row["along"] for row in wanted])
     np.testing.assert_array_equal(card.expected.get_xdata(), [row["along_independent"] for row in wanted])
     assert [text.get_text() for text in card.headings][:2] == ["r = 8 into r = 64", "r = 64 into r = 8"]
-    for axes, values in ((card.cosines, tables.pairs["cosine"]), (card.kept, tables.kept["along"])):
+    for axes, values in ((card.cosines, tables.pairs["cosine"]), (card.keeping, tables.kept["along"])):
         low, high = axes.get_ylim() if axes is card.cosines else axes.get_xlim()
         assert low < values.min() and values.max() < high
 

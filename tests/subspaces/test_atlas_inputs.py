@@ -101,9 +101,9 @@ def test_a_config_beside_a_file_counts_when_it_has_changed(tmp_path, rng):
     base = write_base(tmp_path / "base", weights)
     file = write_lora(tmp_path / "lora", random_factors(rng, weights, 3), 1.0) / "adapter_model.safetensors"
     before = subspaces.atlas(base, [file])["norm"].item()
-    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text(encoding="utf-8"))
     config["alpha_pattern"] = {key: 10 * alpha for key, alpha in config["alpha_pattern"].items()}
-    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert subspaces.atlas(base, [file])["norm"].item() == pytest.approx(10 * before)
 
 

@@ -398,7 +398,7 @@ def test_refuses_a_phi_that_is_none(phi):
 
 @pytest.mark.parametrize("draws", [1, 0, -3, 2.5])
 def test_refuses_too_few_draws(draws, unchecked):
-    for draw in (haar.random_phi, haar.random_overlaps, chance.least_log_tails):
+    for draw in (haar.random_phi, chance.least_log_tails):
         with pytest.raises(ValueError, match=f"draws is {draws}: expected an integer of at least 2"):
             draw(3, 2, 9, draws, np.random.default_rng(0))
 

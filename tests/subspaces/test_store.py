@@ -9,15 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
 
+import dask
 import distributed
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 from pyarrow import parquet
 
 from helpers import files, parameters, subspaces, workers
@@ -140,7 +143,7 @@ def test_what_numbers_depend_on_is_measured_anew_and_nothing_else(model, tmp_pat
 
     assert new() == 3 and new() == 0
     shutil.copytree(place, tmp_path / "two")
-    (tmp_path / "two" / "base" / "README.md").write_text("moved")
+    (tmp_path / "two" / "base" / "README.md").write_text("moved", encoding="utf-8")
     os.utime(tmp_path / "two" / "r2" / "adapter_config.json", (1, 1))
     assert new(tmp_path / "two") == 0
     assert new(i=4, warned=False) == 1 and new(j=1) == 1 and new(seed=1) == 2
@@ -149,8 +152,8 @@ def test_what_numbers_depend_on_is_measured_anew_and_nothing_else(model, tmp_pat
         content[-3] ^= 1
         (place / file).write_bytes(content)
         assert new() == 1 and new() == 0
-    config = json.loads((place / "r2" / "adapter_config.json").read_text())
-    (place / "r2" / "adapter_config.json").write_text(json.dumps(config | {"note": "other"}))
+    config = json.loads((place / "r2" / "adapter_config.json").read_text(encoding="utf-8"))
+    (place / "r2" / "adapter_config.json").write_text(json.dumps(config | {"note": "other"}), encoding="utf-8")
     assert new() == 1
     monkeypatch.setitem(workers.VERSION, "sources", "others")
     assert new(warned=True) == 3
@@ -164,10 +167,10 @@ def test_sources_of_the_numbers_count_and_those_of_pages_do_not(tmp_path):
     seen = [workers.sources(place)]
     assert seen == [workers.VERSION["sources"]]
     for file in ("show/atlas.py", "press/page/report.css", "press/run.py", "digits/study.py", "weights/README.md"):
-        (place / file).write_text("")
+        (place / file).write_text("", encoding="utf-8")
     assert workers.sources(place) == seen[0]
     for file in ("subspaces/chance.py", "weights/formats/peft.py", "weights/architectures.toml"):
-        (place / file).write_text((place / file).read_text() + "\n")
+        (place / file).write_text((place / file).read_text(encoding="utf-8") + "\n", encoding="utf-8")
         seen.append(workers.sources(place))
     (place / "subspaces" / "chance.py").rename(place / "subspaces" / "chances.py")
     assert len({*seen, workers.sources(place)}) == 5
@@ -233,7 +236,7 @@ def row_more(file):
 DAMAGES = {
     "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
     "empty": lambda file: os.truncate(file, 0),
-    "text": lambda file: file.write_text("no parquet"),
+    "text": lambda file: file.write_text("no parquet", encoding="utf-8"),
     "a directory": lambda file: (file.unlink(), file.mkdir()),
 }
 DAMAGES |= {each.__name__: each for each in (other_columns, of_another, row_less, row_more)}
@@ -278,7 +281,7 @@ def test_a_store_that_cannot_be_one_is_refused_before_anything_is_computed(model
         raise AssertionError
 
     monkeypatch.setattr(workers, "results", computed)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for place in (tmp_path / "file", tmp_path / "file" / "below", "/proc/store"):
         with pytest.raises(BadParameter, match="no directory that can be written") as refusal:
             surveyed(model, store=place)
@@ -319,7 +322,9 @@ def test_files_that_change_under_way_are_not_kept_under_an_old_name(model, tmp_p
 
     def progress(done, _):
         if done == 3:
-            (place / "r2" / "adapter_config.json").write_text((place / "r2" / "adapter_config.json").read_text() + "\n")
+            (place / "r2" / "adapter_config.json").write_text(
+                (place / "r2" / "adapter_config.json").read_text(encoding="utf-8") + "\n", encoding="utf-8"
+            )
 
     with pytest.raises(BadParameter, match="changed while they were read: run again"):
         surveyed(place, store=tmp_path / "store", progress=progress)
@@ -373,21 +378,27 @@ def test_two_runs_into_one_store_do_no_harm(model, undisturbed, tmp_path):
 
 
 class Cluster:
-    """A Dask scheduler that does not have this package, and workers, in processes of their own."""
+    """A Dask scheduler that does not have this package, and workers, in processes of their own.
 
-    def __init__(self, place):
+    protocol: tcp or tls; tls: settings of Dask's, distributed.comm.tls.*.
+    """
+
+    def __init__(self, place, protocol="tcp", tls=()):
         self.place, self.file, self.workers = place, place / "scheduler.json", []
+        settings = yaml.safe_dump({"distributed": {"comm": {"tls": dict(tls)}}})
+        (place / "distributed.yaml").write_text(settings, encoding="utf-8")
         self.lacking = place / "lacking"
         (self.lacking / "helpers").mkdir(parents=True)
-        (self.lacking / "helpers" / "__init__.py").write_text("raise ImportError('none here')")
-        self.scheduler = self._start(self.lacking, "scheduler", "--port", "0")
-        wait_until(self.file.exists, self.scheduler)
-        self.address = json.loads(self.file.read_text())["address"]
+        (self.lacking / "helpers" / "__init__.py").write_text("raise ImportError('none here')", encoding="utf-8")
+        self.scheduler = self._start(self.lacking, "scheduler", "--port", "0", "--protocol", protocol)
+        wait_until(lambda: self.file.exists() and self.file.read_text(encoding="utf-8").endswith("}"), self.scheduler)
+        self.address = json.loads(self.file.read_text(encoding="utf-8"))["address"]
 
     def _start(self, where, kind, *words):
         words = ["-m", "dask", kind, "--scheduler-file", self.file, "--no-dashboard", *words]
         more = {
             "PYTHONPATH": str(where),
+            "DASK_CONFIG": str(self.place),
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
         }  # no task waits there
         options = {"env": {**os.environ, **more}, "cwd": self.place, "stderr": subprocess.DEVNULL}
@@ -412,16 +423,16 @@ class Cluster:
         worker.wait()
         self.workers.remove(worker)
 
+    def close(self):
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    found = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
+    with contextlib.closing(Cluster(tmp_path_factory.mktemp("cluster"))) as found:
         yield found
-    finally:
-        for process in (*found.workers, found.scheduler):
-            process.kill()
-            process.wait()
 
 
 def test_of_a_killed_worker_the_tasks_run_elsewhere(cluster, model, undisturbed, tmp_path):
@@ -468,19 +479,14 @@ def test_without_workers_it_ends_and_keeps_what_is_done(cluster, model, undistur
     assert seen[0][0] >= 3
 
 
-def test_workers_without_this_version_are_named(cluster, model, tmp_path, monkeypatch):
+def test_workers_without_this_version_are_named(cluster, model, tmp_path):
     shutil.copytree(ROOT / "helpers", tmp_path / "helpers")
-    with (tmp_path / "helpers" / "subspaces" / "chance.py").open("a") as file:
+    with (tmp_path / "helpers" / "subspaces" / "chance.py").open("a", encoding="utf-8") as file:
         file.write("\n")
     for place, words in ((cluster.lacking, r"does not have this package \(none here\)"), (tmp_path, "has another ver")):
         (address,) = cluster.have(1, place)
-        for checked in (workers.check, lambda _: None):  # at the start, and by a task
-            monkeypatch.setattr(workers, "check", checked)
-            with pytest.raises(
-                BadParameter, match=f"the Dask worker at {address} {words}.*; make it the same, or stop"
-            ):
-                surveyed(model, scheduler=cluster.address)
-        monkeypatch.undo()
+        with pytest.raises(BadParameter, match=f"the Dask worker at {address} {words}.*; make it the same, or stop"):
+            surveyed(model, scheduler=cluster.address)
 
 
 def test_a_module_whose_workers_died_is_a_row_with_its_reason(model, undisturbed, tmp_path, monkeypatch):
@@ -501,3 +507,62 @@ def test_a_module_whose_workers_died_is_a_row_with_its_reason(model, undisturbed
     before = kept(tmp_path)
     same(surveyed(model, store=tmp_path), undisturbed)
     assert before.items() < kept(tmp_path).items()
+
+
+def certified(place, name):
+    """A key and a certificate of an authority of that name, and those of a node that it signed, as Dask's settings."""
+    new = ["-newkey", "rsa:2048", "-nodes", "-subj"]
+    signed = ["-CA", f"{name}.pem", "-CAkey", f"{name}.key", "-CAcreateserial"]
+    for words in (
+        ["req", "-x509", *new, f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"],
+        ["req", *new, "/CN=node", "-keyout", "node.key", "-out", "node.csr"],
+        ["x509", "-req", "-in", "node.csr", *signed, "-out", "node.pem"],
+    ):
+        subprocess.run(["openssl", *words], cwd=place, check=True, capture_output=True)
+    own = {"cert": str(place / "node.pem"), "key": str(place / "node.key")}
+    return {"ca-file": str(place / f"{name}.pem"), "client": own, "scheduler": own, "worker": own}
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory):
+    """A cluster with certificates; `tls`: their settings."""
+    tls = certified(tmp_path_factory.mktemp("certificates"), "authority")
+    with contextlib.closing(Cluster(tmp_path_factory.mktemp("encrypted"), "tls", tls)) as found:
+        found.tls = tls
+        yield found
+
+
+def with_certificates(tls):
+    return dask.config.set({f"distributed.comm.tls.{name}": value for name, value in tls.items()})
+
+
+def test_with_certificates_work_is_done_over_tls(encrypted, model, undisturbed):
+    assert encrypted.address.startswith("tls://")
+    with with_certificates(encrypted.tls):
+        (address,) = encrypted.have(1)
+        assert address.startswith("tls://")
+        same(surveyed(model, scheduler=encrypted.address), undisturbed)
+
+
+def test_threads_of_this_process_need_no_certificates(model, undisturbed):
+    with dask.config.set({"distributed.comm.require-encryption": True}):
+        same(surveyed(model), undisturbed)
+
+
+def test_without_the_right_certificates_it_ends_at_once_in_one_sentence(cluster, encrypted, tmp_path):
+    other, tls, started = certified(tmp_path, "other"), encrypted.tls, time.monotonic()
+    needed = "its certificates are ca-file, client.cert and client.key under distributed.comm.tls"
+    for address, given, words in (
+        (encrypted.address, {}, needed),
+        (encrypted.address, {"ca-file": tls["ca-file"]}, needed),
+        (encrypted.address, {**tls, "ca-file": str(tmp_path / "none.pem")}, f"No such file or directory.*{needed}"),
+        (encrypted.address, {**tls, "ca-file": other["ca-file"]}, f"certificate does not match.*{needed}"),
+        (encrypted.address, {**tls, "client": other["client"]}, needed),
+        (encrypted.address.replace("tls", "tcp"), tls, "one that has certificates answers at tls:// only"),
+        (cluster.address.replace("tcp", "tls"), tls, needed),
+    ):
+        with with_certificates(given), pytest.raises(BadParameter, match=words) as refusal:
+            next(workers.cluster(address, 0).gen)
+        assert str(refusal.value).startswith(f"no Dask scheduler answers at '{address}' (")
+        assert "\n" not in str(refusal.value)
+    assert time.monotonic() - started < 15 and "IO loop" not in {thread.name for thread in threading.enumerate()}

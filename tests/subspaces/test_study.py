@@ -464,7 +464,6 @@ def test_a_lead_turns_its_sign_with_the_pairs(rng):
         (([0.1], [0.1, 0.2], [1, 2], 24, 9), r"expected one at every k"),
         (([], [], [], 24, 9), "expected one at every k"),
         (([0.1], [0.2], [30], 24, 9), "above d = 24"),
-        (([0.1], [0.2], [1], 24, 1), "draws is 1"),
     ],
 )
 def test_what_is_no_lead_is_refused(given, message, rng):

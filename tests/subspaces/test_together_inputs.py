@@ -129,9 +129,9 @@ def test_adapters_without_a_common_module_are_named(place, base):
 def test_adapters_that_name_other_models_are_noted(place, tmp_path):
     for label in ("both", "other"):
         shutil.copytree(place / label, tmp_path / label)
-        config = json.loads((tmp_path / label / "adapter_config.json").read_text())
+        config = json.loads((tmp_path / label / "adapter_config.json").read_text(encoding="utf-8"))
         given = {"base_model_name_or_path": f"someone/model-of-{label}"}
-        (tmp_path / label / "adapter_config.json").write_text(json.dumps(config | given))
+        (tmp_path / label / "adapter_config.json").write_text(json.dumps(config | given), encoding="utf-8")
     (note,) = study("", tmp_path / "both", tmp_path / "other").notes
     assert note.startswith("the adapters say that they were trained on different models") and "model-of-both" in note
 
@@ -219,7 +219,7 @@ def test_a_density_that_keeps_nothing_of_a_module_costs_ties_alone(place):
     ],
 )
 def test_a_table_of_what_merges_answer_that_cannot_be_one_is_refused(place, tmp_path, rows, match):
-    (tmp_path / "answers.csv").write_text(rows)
+    (tmp_path / "answers.csv").write_text(rows, encoding="utf-8")
     with pytest.raises(BadParameter, match=match):
         study(place / "base", *at(place, "both", "other"), measured=str(tmp_path / "answers.csv"))
 

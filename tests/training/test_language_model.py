@@ -45,14 +45,16 @@ def test_it_is_read_as_transformers_reads_the_package(data, loaded):
 def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded):
     """One of seven, of the task that has fewer of them, each text beside those of as many tokens: else it is slow."""
     place = data / "language_model_adapters" / "r8-author"
-    settings = json.loads((place / "training.json").read_text())["settings"]
+    settings = json.loads((place / "training.json").read_text(encoding="utf-8"))["settings"]
     model = peft.PeftModel.from_pretrained(loaded[0], place)
     asked = language_model.Asked(model, loaded[1], settings["task"])
     texts, labels = language_model.split(settings["task"], settings["held_out_texts"])[1]
     by_tokens = np.argsort([len(tokens) for tokens in loaded[1](texts).input_ids], kind="stable")
     parts = [asked.measure([texts[k] for k in part], labels[part]) for part in np.split(by_tokens, 20)]
     accuracy, loss = (np.mean([part[name] for part in parts]) for name in ("accuracy", "loss"))
-    told = re.search(r"accuracy [\d.]+ before \(zero-shot\),\s+([\d.]+) ±", (place / "README.md").read_text())
+    told = re.search(
+        r"accuracy [\d.]+ before \(zero-shot\),\s+([\d.]+) ±", (place / "README.md").read_text(encoding="utf-8")
+    )
     assert accuracy == pytest.approx(float(told[1]), abs=0.005)  # another processor rounds otherwise
     assert loss == pytest.approx(adapters.curve(place, settings)[-1]["loss"], abs=0.01)
     model.unload()
@@ -61,21 +63,21 @@ def test_an_adapter_reproduces_the_accuracy_of_its_card(data, loaded):
 def test_cards_say_what_was_recorded(data):
     bags = {task: language_model.bag_of_words(*language_model.split(task, 1000)) for task in language_model.TASKS}
     for place in sorted((data / "language_model_adapters").iterdir()):
-        record = json.loads((place / "training.json").read_text())
+        record = json.loads((place / "training.json").read_text(encoding="utf-8"))
         bag = bags[record["settings"]["task"]]
         card = language_model.adapter_card(place.name, record["settings"], record["curve"], bag)
-        assert (place / "README.md").read_text().startswith(card.partition("{hashes}")[0])
+        assert (place / "README.md").read_text(encoding="utf-8").startswith(card.partition("{hashes}")[0])
     for place in sorted((data / "adapters").iterdir()):
-        record = json.loads((place / "training.json").read_text())
-        frozen = float(re.search(r"frozen encoder ([\d.]+)\.\n", (place / "README.md").read_text())[1])
+        record = json.loads((place / "training.json").read_text(encoding="utf-8"))
+        frozen = float(re.search(r"frozen encoder ([\d.]+)\.\n", (place / "README.md").read_text(encoding="utf-8"))[1])
         card = encoder.run_card(place.name, record["settings"], record["curve"], frozen)
-        assert (place / "README.md").read_text().startswith(card.partition("{hashes}")[0])
+        assert (place / "README.md").read_text(encoding="utf-8").startswith(card.partition("{hashes}")[0])
 
 
 def test_the_recipe_in_the_readme_is_the_recorded_one(data):
-    readme = (data.parent / "README.md").read_text()
+    readme = (data.parent / "README.md").read_text(encoding="utf-8")
     for name in ("r4", "r8", "r64", "r64-seed1"):
-        record = json.loads((data / "language_model_adapters" / name / "training.json").read_text())
+        record = json.loads((data / "language_model_adapters" / name / "training.json").read_text(encoding="utf-8"))
         settings, before, after = record["settings"], record["curve"][0], record["curve"][-1]
         assert settings["learning_rate"] == 5e-4
         assert (
@@ -90,7 +92,7 @@ def test_the_recipe_in_the_readme_is_the_recorded_one(data):
 def test_an_unfinished_or_other_training_is_none(tmp_path, found):
     settings = {"steps": 3, "threads": 1}
     assert adapters.curve(tmp_path / "nowhere", settings) is None
-    (tmp_path / adapters.RECORD).write_text(found)
+    (tmp_path / adapters.RECORD).write_text(found, encoding="utf-8")
     assert adapters.curve(tmp_path, settings) is None
     adapters.save_record(tmp_path, {"settings": settings | {"threads": 2}, "curve": [{"step": 3}]})
     assert adapters.curve(tmp_path, settings) is None  # a record without weights

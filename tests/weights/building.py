@@ -174,7 +174,7 @@ def write(place, tensors, config=None, file="model.safetensors"):
     save_file({name: tensor.clone().contiguous() for name, tensor in held.items()}, place / file)
     if config is not None:
         beside = "adapter_config.json" if file.startswith("adapter") else "config.json"
-        (place / beside).write_text(config if isinstance(config, str) else json.dumps(config))
+        (place / beside).write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
     return place
 
 
@@ -263,7 +263,7 @@ def bounded(seconds=10, memory=2**29):
     had = resource.getrlimit(resource.RLIMIT_AS)
     limits = {signal.ITIMER_PROF: seconds, signal.ITIMER_REAL: 12 * seconds}
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    now = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + memory, had[1]))
     timers = {timer: signal.setitimer(timer, limit) for timer, limit in limits.items()}
     try:

@@ -87,7 +87,7 @@ def of_mlx(case):
     settings = {"rank": RANK, "scale": SCALE, "dropout": 0.0}
     place = write(case.place / "mlx", held, file="adapters.safetensors")
     config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": settings}
-    (place / "adapter_config.json").write_text(json.dumps(config))
+    (place / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     judge(case, place, _multiplied(factors, SCALE))
 
 

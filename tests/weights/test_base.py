@@ -129,10 +129,12 @@ def test_a_head_that_lies_in_the_text_tower_is_no_tied_one(tmp_path):
 @pytest.mark.parametrize("where", ["tie_word_embeddings", "text_config"])
 def test_a_head_that_is_neither_tied_nor_in_the_file_is_refused(tmp_path, where):
     llama(tie_word_embeddings=True).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     untied = {"tie_word_embeddings": False}
     config.pop("tie_word_embeddings")
-    (tmp_path / "config.json").write_text(json.dumps(config | (untied if where in untied else {where: untied})))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | (untied if where in untied else {where: untied})), encoding="utf-8"
+    )
     refused(lambda: weights.open_base(tmp_path).weight("lm_head"), "lm_head", "not tied", "no file holds it")
 
 

@@ -59,7 +59,9 @@ def sharded(place):
     places = {name: f"model-0000{1 + n % 2}-of-00002.safetensors" for n, name in enumerate(held)}
     for file in sorted(set(places.values())):
         write(place, {name: held[name] for name in held if places[name] == file}, CONFIG, file)
-    (place / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (place / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8"
+    )
     return place
 
 
@@ -656,7 +658,7 @@ def test_a_config_that_can_be_read_can_be_asked_from_further_down(tmp_path):
         return deeper(action, frames - 1) if frames else action()
 
     def nested(depth):
-        (tmp_path / "config.json").write_text('{"_name_or_path": ' + "[" * depth + "]" * depth + "}")
+        (tmp_path / "config.json").write_text('{"_name_or_path": ' + "[" * depth + "]" * depth + "}", encoding="utf-8")
         return weights.open_base(tmp_path)
 
     put(VALID["one file"], tmp_path)

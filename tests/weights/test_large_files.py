@@ -36,5 +36,7 @@ def test_one_weight_of_a_large_file_costs_at_most_three_times_itself(tmp_path, k
     with (tmp_path / "model.safetensors").open("wb") as file:  # sparse: it takes no room on the disk
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + ends[-1])
-    run = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], check=True, capture_output=True, encoding="utf-8"
+    )
     assert int(run.stdout) <= 3 * wanted

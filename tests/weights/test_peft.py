@@ -107,7 +107,7 @@ def test_patterns_may_name_a_wrapper_as_the_file_does(tmp_path, part):
 
 
 def test_keys_absent_from_the_config_take_pefts_defaults(tmp_path):
-    (adapter(tmp_path, Q, r=8) / CONFIG).write_text("{}")
+    (adapter(tmp_path, Q, r=8) / CONFIG).write_text("{}", encoding="utf-8")
     assert weights.open_update(tmp_path).update(Q).scale == 1
 
 
@@ -319,7 +319,7 @@ def test_factors_that_cannot_be_right_are_refused(tmp_path, change, words):
 def test_directories_without_an_adapter_of_their_own_are_refused(tmp_path, files, path, words):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     refused(lambda: weights.open_update(tmp_path / path), *words)
 
 

@@ -44,9 +44,9 @@ def test_another_scale_is_wrong_or_refused(case, setting):
     place, truth = case.lora
     assert outcome(case, place, truth) == (support.RIGHT, "")
     path = place / "adapter_config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config[setting] = True if setting == "use_rslora" else config[setting] + 1
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     what, why = outcome(case, place, truth)
     assert what == ("refused" if setting == "r" else "wrong") and why
 

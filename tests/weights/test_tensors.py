@@ -21,7 +21,9 @@ def marked(place, file, mark):
 
 def index(place, weight_map, file="model.safetensors.index.json"):
     place.mkdir(exist_ok=True)
-    (place / file).write_text(weight_map if isinstance(weight_map, str) else json.dumps({"weight_map": weight_map}))
+    (place / file).write_text(
+        weight_map if isinstance(weight_map, str) else json.dumps({"weight_map": weight_map}), encoding="utf-8"
+    )
     return place
 
 
@@ -74,7 +76,7 @@ def test_shards_are_read_by_an_index_of_any_name(tmp_path, name):
 def test_links_into_a_hubs_cache_are_read_with_what_lies_beside_the_link(tmp_path):
     blobs, place = tmp_path / "models--some--gpt2/blobs", tmp_path / "models--some--gpt2/snapshots/0f"
     write(blobs, {"h.0.attn.c_proj.weight": torch.arange(16.0).reshape(4, 4)}, file="ab12")
-    (blobs / "cd34").write_text('{"model_type": "gpt2"}')
+    (blobs / "cd34").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     place.mkdir(parents=True)
     for link, blob in (("model.safetensors", "ab12"), ("config.json", "cd34")):
         (place / link).symlink_to(f"../../blobs/{blob}")

@@ -23,15 +23,15 @@ for (const data of document.querySelectorAll(".explorer > script")) {
     controls[n].querySelector("output").textContent = text;
   };
 
+  const position = places => positions[axes.reduce((sum, {words}, n) => sum * words.length + places[n], 0)];
+
   const show = () => {
-    axes.forEach(({needs}, n) => {
-      const rests = Boolean(needs) && at[needs[0]] !== needs[1];
-      controls[n].classList.toggle("rests", rests);
+    const [frame, line, cell] = position(at);
+    axes.forEach(({words}, n) => {
+      const rests = words.every((_, place) => String(position(Object.assign([...at], {[n]: place}))) === String(position(at)));
+      controls[n].classList.toggle("rests", rests);  // there is nothing that it changes
       for (const input of controls[n].querySelectorAll("input, select")) input.disabled = rests;
-      if (rests) set(n, 0);
     });
-    const place = axes.reduce((sum, {words}, n) => sum * words.length + at[n], 0);
-    const [frame, line, cell] = positions[place];
     root.classList.toggle("nothing", !frames[frame]);
     if (frames[frame]) picture.src = "data:image/webp;base64," + frames[frame];
     said.textContent = lines[line];
@@ -41,11 +41,9 @@ for (const data of document.querySelectorAll(".explorer > script")) {
     else ring.hidden = true;
   };
 
-  const read = ({decimals, bytes, data}, index) => {
-    const packed = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)).buffer;
-    const value = (bytes === 2 ? new Int16Array(packed) : new Int32Array(packed))[index];
-    const none = value === -(2 ** (8 * bytes - 1));
-    return none ? "–" : (value / 10 ** decimals).toFixed(decimals).replace("-", "−");
+  const read = ({decimals, numbers}, index) => {
+    const number = Number(numbers.split(" ")[index]) / 10 ** decimals;
+    return Number.isNaN(number) ? "–" : number.toFixed(decimals).replace("-", "−");
   };
 
   // Put the ring around a cell and say its numbers; what lies outside of the panels is brought inside.

@@ -1,16 +1,64 @@
-"""What figures of many adapters, layers and modules share: looks, names, legends and logarithmic axes."""
+"""What figures share: their look and title, panels, names, legends and logarithmic axes."""
 
 import textwrap
+from functools import cache
 
+import matplotlib.figure
 import numpy as np
 import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from helpers.show.phi import value_range
-
+DPI = 120  # of figures that sliders move
 MARKERS = "osD^vPX<>*"
 DECADES = 20  # greatest over least, from which on a scale is logarithmic
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure in the look of ours. The first sets it for the process: drawing, much later, asks for it as well."""
+
+    def __init__(self, *given, **named):
+        _set_look()
+        super().__init__(*given, **named)
+
+
+@cache
+def _set_look():
+    sns.set_theme(context="paper", style="ticks", font_scale=1.1)
+
+
+def subplots(inches, *shape, count=None, **named):
+    """(a figure of so many inches, its axes), as `Figure.subplots` gives them; those beyond `count` are removed."""
+    figure = Figure(figsize=inches, layout="constrained")
+    every_axes = figure.subplots(*shape, **named)
+    if count is not None:
+        for spare in every_axes.flat[count:]:
+            spare.remove()
+    return figure, every_axes
+
+
+def finished(figure, title):
+    """The figure with its title, and axes that are open above and on the right."""
+    sns.despine(figure)
+    return titled(figure, title)
+
+
+def titled(figure, title):
+    """The figure with its title, broken into lines that fit its width."""
+    figure.suptitle(fitted(title, figure), fontsize="large", parse_math=False)
+    return figure
+
+
+def fitted(title, figure):
+    """A title in lines that fit the figure's width, of which none ends inside an equation."""
+    return textwrap.fill(title.replace(" = ", "\u00a0=\u00a0"), round(10 * figure.get_figwidth()))
+
+
+def value_range(grids):
+    """Least and greatest finite value of some arrays; (0, 0) if there is none."""
+    values = np.concatenate([np.ravel(grid) for grid in grids])
+    values = values[np.isfinite(values)]
+    return (values.min(), values.max()) if values.size else (0.0, 0.0)
 
 
 def looks(names):
