@@ -30,7 +30,7 @@ d &= e
 
 ## Outputs
 """
-WARNING = "/tmp/x.py:1: UserWarning: careful\n"
+WARNING = "cell.py:1: UserWarning: careful\n"
 FRAME = pd.DataFrame({"name": ["one", "<two>"], "value": [1.5, 2.5]})
 FIGURE = "<Figure size 640x480 with 1 Axes>"
 TRACEBACK = [

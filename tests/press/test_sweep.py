@@ -103,6 +103,18 @@ def test_the_key_is_of_all_that_numbers_come_from(tmp_path, monkeypatch):
     assert len(set(keys)) == len(keys)
 
 
+def test_a_style_changes_no_number_and_no_key(tmp_path, monkeypatch):
+    page = tmp_path / "helpers" / "press" / "page"
+    page.mkdir(parents=True)
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    content = run.load(small.write(tmp_path / "small.ipynb", small.LIGHT))
+    keys = []
+    for file in ("page.css", "report.html.j2", "explorer.js", "sums.py"):
+        (page / file).write_text("", encoding="utf-8")
+        keys.append(sweep.key(content, "small", {}))
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
 def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "HASHED_UP_TO", 2**21)
     file, seen = tmp_path / "large", set()
